@@ -1,0 +1,138 @@
+"""Layouts: how one model replica is spread over devices in one phase.
+
+A layout is seven degrees on `world = pp * tp_a*cp_a*dp_a = pp * tp_f*ep_f*dp_f`
+devices. `Layouts` holds many of them as a struct of arrays, the form in which the
+space enumerates them and the estimator evaluates them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.errors import InputError
+
+IntArray = NDArray[np.int64]
+
+DEGREES = ("pp", "tp_a", "cp_a", "dp_a", "tp_f", "ep_f", "dp_f")
+"""Pipeline; attention's tensor, context, data; FFN's tensor, expert, data."""
+
+
+@dataclass(frozen=True)
+class Layouts:
+    """Many layouts, each degree an int64 array of shape (L,)."""
+
+    pp: IntArray
+    tp_a: IntArray
+    cp_a: IntArray
+    dp_a: IntArray
+    tp_f: IntArray
+    ep_f: IntArray
+    dp_f: IntArray
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Iterable[int]] | IntArray) -> Layouts:
+        """From rows of seven degrees in the order of `DEGREES`."""
+        table = np.asarray(rows if isinstance(rows, np.ndarray) else list(rows), dtype=np.int64)
+        table = table.reshape(-1, len(DEGREES))
+        return cls(*(np.ascontiguousarray(column) for column in table.T))
+
+    def __len__(self) -> int:
+        return len(self.pp)
+
+    def __getitem__(self, index: IntArray | NDArray[np.bool_] | NDArray[np.intp]) -> Layouts:
+        return Layouts(*(getattr(self, name)[index] for name in DEGREES))
+
+    def rows(self) -> IntArray:
+        """Shape (L, 7), columns in the order of `DEGREES`."""
+        return np.stack([getattr(self, name) for name in DEGREES], axis=1)
+
+    @property
+    def world(self) -> IntArray:
+        """Devices of one replica, shape (L,)."""
+        return self.pp * self.tp_a * self.cp_a * self.dp_a
+
+    @property
+    def stage_world(self) -> IntArray:
+        """Devices of one pipeline stage, shape (L,)."""
+        return self.tp_a * self.cp_a * self.dp_a
+
+    @property
+    def aligned(self) -> NDArray[np.bool_]:
+        """FFN shards coincide with attention's TP group: no token ever changes device.
+
+        The FFN then needs one all-reduce; otherwise tokens are scattered and gathered
+        (dense) or dispatched and combined (experts).
+        """
+        aligned: NDArray[np.bool_] = self.tp_f * self.ep_f == self.tp_a
+        return aligned
+
+    @property
+    def dense_tp(self) -> IntArray:
+        """In a mixture of experts, over how many devices the dense parts are split, (L,).
+
+        They follow attention's tensor parallelism where the modules are aligned; where
+        tokens are dispatched, each device runs them whole on its own tokens.
+        """
+        return np.where(self.aligned, self.tp_a, 1)
+
+
+def format_layout(layouts: Layouts, index: int = 0) -> str:
+    """Spell one layout: `attn:TP2CP2DP2 ffn:TP2EP4 PP1`; degrees of 1 are left out.
+
+    TP is always written, so that each module has at least one degree.
+    """
+    value = {name: int(getattr(layouts, name)[index]) for name in DEGREES}
+
+    def module(tp: int, *others: tuple[str, int]) -> str:
+        return f"TP{tp}" + "".join(f"{name}{degree}" for name, degree in others if degree > 1)
+
+    attention = module(value["tp_a"], ("CP", value["cp_a"]), ("DP", value["dp_a"]))
+    ffn = module(value["tp_f"], ("EP", value["ep_f"]), ("DP", value["dp_f"]))
+    return f"attn:{attention} ffn:{ffn} PP{value['pp']}"
+
+
+_LAYOUT = re.compile(r"\s*attn:(\S+)\s+ffn:(\S+)(?:\s+PP(\d+))?\s*", re.IGNORECASE)
+
+
+def parse_layout(text: str) -> Layouts:
+    """Read the spelling that `format_layout` writes (FFN's DP may be left to follow).
+
+    Raises:
+        InputError: not of that form, or the two modules' devices do not match.
+    """
+    match = _LAYOUT.fullmatch(text)
+    if match is None:
+        raise InputError(f"layout {text!r}: expected e.g. 'attn:TP2CP2DP2 ffn:TP2EP4 PP1'")
+    attention = _degrees(match.group(1), ("TP", "CP", "DP"), text)
+    ffn = _degrees(match.group(2), ("TP", "EP", "DP"), text)
+    pp = int(match.group(3) or 1)
+    devices = attention["TP"] * attention["CP"] * attention["DP"]
+    sharded = ffn["TP"] * ffn["EP"]
+    dp_f = ffn["DP"] if "DP" in ffn else devices // sharded
+    if pp < 1 or sharded * dp_f != devices:
+        raise InputError(
+            f"layout {text!r}: attention uses {devices} devices per stage, "
+            f"the FFN {sharded * dp_f or sharded}"
+        )
+    return Layouts.from_rows(
+        [[pp, attention["TP"], attention["CP"], attention["DP"], ffn["TP"], ffn["EP"], dp_f]]
+    )
+
+
+def _degrees(part: str, names: tuple[str, ...], text: str) -> dict[str, int]:
+    found = re.findall(r"([A-Za-z]+)(\d+)", part)
+    if "".join(name + number for name, number in found) != part:
+        raise InputError(f"layout {text!r}: cannot read {part!r}")
+    degrees: dict[str, int] = {name: 1 for name in names if name != "DP" or "EP" not in names}
+    for name, number in found:
+        if name.upper() not in names or int(number) < 1:
+            raise InputError(
+                f"layout {text!r}: {name}{number} is not a degree; expected " + ", ".join(names)
+            )
+        degrees[name.upper()] = int(number)
+    return degrees

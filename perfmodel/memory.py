@@ -1,0 +1,173 @@
+"""Device memory of a replica: every term of the fullest pipeline stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.architecture import Attention, ModelArchitecture
+from perfmodel.engine import EngineProfile
+from perfmodel.hardware import Device
+from perfmodel.layout import Layouts
+from perfmodel.precision import ACTIVATION_BYTES, Precision
+from perfmodel.work import StepWork, stages
+
+FloatArray = NDArray[np.float64]
+
+TERMS = ("weights", "kv_cache", "activations", "buffers", "reserve", "fragmentation")
+
+
+@dataclass(frozen=True)
+class MemoryTerms:
+    """Bytes on the fullest device by term, each broadcastable to (L, C)."""
+
+    weights: FloatArray
+    kv_cache: FloatArray
+    activations: FloatArray
+    buffers: FloatArray
+    reserve: FloatArray
+    fragmentation: FloatArray
+
+    @property
+    def total(self) -> FloatArray:
+        """All terms together, bytes."""
+        total: FloatArray = sum(getattr(self, term) for term in TERMS[1:]) + self.weights
+        return total
+
+
+def attention_weight_bytes(
+    attention: Attention, hidden: int, tp: FloatArray, precision: Precision
+) -> FloatArray:
+    """One layer's attention weights on one device of a tensor-parallel group of `tp`.
+
+    Query and output heads are split; KV heads are split down to one per device and then
+    replicated; MLA's down-projections to the latents are replicated.
+    """
+    shards = attention.projections(hidden)
+    kv_share = np.maximum(1.0 / tp, 1.0 / attention.kv_heads)
+    total = np.zeros_like(tp)
+    for name, count in shards.items():
+        if name in ("k_proj", "v_proj"):
+            total = total + count * kv_share
+        elif name in ("q_a_proj", "kv_a_proj_with_mqa"):
+            total = total + count
+        else:
+            total = total + count / tp
+    extra = attention.parameters(hidden) - sum(shards.values())  # norms, biases, sinks: bf16
+    return total * precision.bytes("attention") + extra * ACTIVATION_BYTES
+
+
+def kv_bytes_per_sequence(
+    attention: Attention, tokens: FloatArray, tp: FloatArray, cp: FloatArray, precision: Precision
+) -> FloatArray:
+    """One layer's cache of one sequence of `tokens` on one device.
+
+    Context parallelism splits the tokens; tensor parallelism splits KV heads down to one;
+    MLA's latent is whole on every device. A window caps the tokens kept.
+    """
+    kept = np.minimum(tokens, attention.window_tokens) if attention.window_tokens else tokens
+    share = np.ones_like(tp)
+    if attention.kind == "gqa":
+        share = np.maximum(1.0 / tp, 1.0 / attention.kv_heads)
+    result: FloatArray = kept * attention.kv_elements_per_token * share / cp * precision.bytes("kv")
+    return result
+
+
+def replica_memory(
+    model: ModelArchitecture,
+    device: Device,
+    engine: EngineProfile,
+    precision: Precision,
+    layouts: Layouts,
+    work: StepWork,
+    peak_sequences: FloatArray,
+    peak_tokens: FloatArray,
+) -> MemoryTerms:
+    """Memory of the fullest device of each layout (L) under each column of work (C).
+
+    Args:
+        peak_sequences: (L, C) or broadcastable: sequences whose cache one attention
+            data-parallel rank holds at once, all pipeline micro-batches counted.
+        peak_tokens: (C,) or broadcastable: the length at which each is counted.
+    """
+    hidden = model.hidden
+    tp, cp = _column(layouts.tp_a), _column(layouts.cp_a)
+    tp_f, ep_f = _column(layouts.tp_f), _column(layouts.ep_f)
+    dense_tp = dense_shards(model, layouts)
+    layer_weights, layer_kv = [], []
+    for group in model.groups:
+        ffn = group.feed_forward
+        dense = (ffn.dense_parameters(hidden) + ffn.shared_parameters(hidden)) / dense_tp
+        layer_weights.append(
+            attention_weight_bytes(group.attention, hidden, tp, precision)
+            + dense * precision.bytes("ffn")
+            + ffn.routed_parameters(hidden) / (tp_f * ep_f) * precision.bytes("experts")
+            + (ffn.router_parameters(hidden) + 2 * hidden) * ACTIVATION_BYTES
+        )
+        layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
+    table = model.vocab * hidden * ACTIVATION_BYTES / tp
+
+    kv_per_sequence = [np.broadcast_to(kv, (len(layouts), kv.shape[1])) for kv in layer_kv]
+    shape = np.broadcast_shapes((len(layouts), 1), kv_per_sequence[0].shape, peak_sequences.shape)
+    sequences = np.broadcast_to(peak_sequences, shape)
+    weights, kv_cache, fullest = np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
+    for pp in np.unique(layouts.pp):
+        rows = np.flatnonzero(layouts.pp == pp)
+        for stage in stages(model, int(pp)):
+            # Embedding on the first stage, LM head on the last; one table where they are tied.
+            shared = model.tied_embeddings and stage.first and stage.last
+            tables = stage.first + stage.last - shared
+            held: FloatArray = tables * table[rows]
+            cached = np.zeros((len(rows), 1))
+            for count, w, kv in zip(stage.counts, layer_weights, kv_per_sequence, strict=True):
+                held = held + count * w[rows]
+                cached = cached + count * kv[rows]
+            cached = cached * sequences[rows]
+            fuller = held + cached > fullest[rows]
+            fullest[rows] = np.where(fuller, held + cached, fullest[rows])
+            weights[rows] = np.where(fuller, held, weights[rows])
+            kv_cache[rows] = np.where(fuller, cached, kv_cache[rows])
+    alone = _column(layouts.world) == 1
+    return MemoryTerms(
+        weights=weights,
+        kv_cache=kv_cache,
+        activations=_activation_bytes(model, layouts, work),
+        buffers=np.where(alone, 0.0, engine.group_buffer_bytes),
+        reserve=np.full((1, 1), engine.reserve_bytes),
+        fragmentation=np.full((1, 1), engine.fragmentation * device.memory_bytes),
+    )
+
+
+def dense_shards(model: ModelArchitecture, layouts: Layouts) -> FloatArray:
+    """Over how many devices a dense FFN or shared expert is split, shape (L, 1)."""
+    return _column(layouts.dense_tp if model.is_moe else layouts.tp_f)
+
+
+def _activation_bytes(model: ModelArchitecture, layouts: Layouts, work: StepWork) -> FloatArray:
+    """Live activations of one layer at its widest point, plus fp32 logits of sampled tokens."""
+    tokens = work.new_tokens / _column(layouts.cp_a)
+    pooled = work.new_tokens * _column(layouts.dp_a) / _column(layouts.dp_f)
+    widest = np.zeros((1, 1))
+    for group in model.groups:
+        attention, ffn = group.attention, group.feed_forward
+        heads = (attention.heads + 2 * attention.kv_heads) * attention.head_dim
+        wide = tokens * heads / _column(layouts.tp_a)
+        dense_width = ffn.shared_intermediate if ffn.is_moe else ffn.intermediate
+        own = pooled if not model.is_moe else tokens
+        middle = own * 2.0 * dense_width / dense_shards(model, layouts)
+        if ffn.is_moe:
+            pairs = pooled * ffn.top_k / _column(layouts.ep_f)
+            middle = middle + pairs * (
+                2.0 * ffn.intermediate / _column(layouts.tp_f) + model.hidden
+            )
+        widest = np.maximum(widest, np.maximum(wide, middle))
+    logits = work.sampled * model.vocab / _column(layouts.tp_a) * 4.0
+    residual = 3.0 * np.maximum(tokens, pooled) * model.hidden
+    result: FloatArray = (widest + residual) * ACTIVATION_BYTES + logits
+    return result
+
+
+def _column(values: NDArray[np.generic]) -> FloatArray:
+    return values.astype(float)[:, None]

@@ -1,0 +1,149 @@
+"""What the modules of a layer share: operator calls, unique shapes, token counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.architecture import ModelArchitecture
+from perfmodel.layout import Layouts
+from perfmodel.operators import Operators, OperatorTime
+from perfmodel.precision import ACTIVATION_BYTES, FORMATS, Precision
+from perfmodel.work import StepWork
+
+FloatArray = NDArray[np.float64]
+
+LAYER, EMBEDDING, HEAD, BOUNDARY = "layer", "embedding", "lm_head", "boundary"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator call of a step.
+
+    Attributes:
+        name: what it computes, e.g. `qkv_proj`.
+        module: attention, ffn, or communication.
+        part: `LAYER` (once per layer of `group`), `EMBEDDING`, `HEAD`, or `BOUNDARY`
+            (between two pipeline stages).
+        time: over (U, C) unique shapes.
+        index: (L,) which unique shape each layout has.
+    """
+
+    name: str
+    module: str
+    part: str
+    group: int
+    time: OperatorTime
+    index: NDArray[np.intp]
+
+
+class Shapes:
+    """The distinct combinations of some degrees among the layouts, as (U, 1) columns."""
+
+    def __init__(self, layouts: Layouts, *names: str) -> None:
+        columns = {name: np.asarray(getattr(layouts, name), dtype=np.int64) for name in names}
+        packed = np.zeros(len(layouts), dtype=np.int64)
+        for column in columns.values():
+            packed = packed * 4096 + column
+        _, first, index = np.unique(packed, return_index=True, return_inverse=True)
+        self.index: NDArray[np.intp] = index.reshape(-1)
+        self._rows = {
+            name: column[first].astype(float)[:, None] for name, column in columns.items()
+        }
+
+    def __getitem__(self, name: str) -> FloatArray:
+        return self._rows[name]
+
+
+@dataclass(frozen=True)
+class ModuleKit:
+    """What every module needs to name its operator calls.
+
+    Attributes:
+        routing: the measured distribution of tokens over experts.
+    """
+
+    model: ModelArchitecture
+    precision: Precision
+    ops: Operators
+    routing: str
+
+    def peak(self, module: str) -> str:
+        """The device peak at which a module's products run."""
+        return FORMATS[self.precision.by_module()[module]].peak
+
+    def gemm(self, module: str, m: FloatArray, n: object, k: object) -> OperatorTime:
+        """A projection of a module, its weights in the module's format."""
+        shape = {"m": m, "n": np.asarray(n, dtype=float), "k": np.asarray(k, dtype=float)}
+        return self.ops.gemm.time({"dtype": self.precision.by_module()[module]}, shape)
+
+    def memory_pass(self, moved_bytes: FloatArray) -> OperatorTime:
+        """An elementwise kernel that moves so many bytes."""
+        return self.ops.elementwise.time({}, {"moved_bytes": moved_bytes})
+
+    def norm(self, tokens: FloatArray) -> OperatorTime:
+        """Residual add and norm in one pass: two streams read, two written."""
+        return self.memory_pass(tokens * self.model.hidden * 4 * ACTIVATION_BYTES)
+
+    def quantize(
+        self,
+        name: str,
+        module: str,
+        call: Callable[[str, OperatorTime], Call],
+        tokens: FloatArray,
+        width: object,
+    ) -> Iterator[Call]:
+        """Activations quantized on the way into a low-precision product: bf16 in, one byte out."""
+        if self.peak(module) != "bf16":
+            moved = tokens * np.asarray(width) * (ACTIVATION_BYTES + 1.0)
+            yield call(name, self.memory_pass(moved))
+
+
+def rank_tokens(work: StepWork, cp: FloatArray) -> FloatArray:
+    """Tokens on one attention rank: a prompt is split over context parallelism, decodes are not."""
+    tokens: FloatArray = np.maximum(
+        work.decode_sequences + work.prefill_sequences * work.prefill_tokens / cp, 1.0
+    )
+    return tokens
+
+
+def group_tokens(work: StepWork, shapes: Shapes) -> FloatArray:
+    """Tokens entering one FFN shard group: those of all attention ranks, over its replicas."""
+    tokens: FloatArray = np.maximum(work.new_tokens * shapes["dp_a"] / shapes["dp_f"], 1.0)
+    return tokens
+
+
+def where_present(present: NDArray[np.bool_], time: OperatorTime) -> OperatorTime:
+    """Zero the columns of work in which the operator has nothing to do."""
+    return replace(
+        time,
+        seconds=np.where(present, time.seconds, 0.0),
+        floor_s=np.where(present, time.floor_s, 0.0),
+    )
+
+
+def spread(call: Call, rows: NDArray[np.intp], count: int) -> Call:
+    """Extend a call over some of the layouts to all, the others taking no time."""
+    if len(rows) == count:
+        return call
+    time = call.time
+    empty = np.zeros((1, time.seconds.shape[1]))
+
+    def padded(values: NDArray[Any]) -> NDArray[Any]:
+        return np.concatenate(
+            [np.broadcast_to(values, time.seconds.shape), empty.astype(values.dtype)]
+        )
+
+    index = np.full(count, len(time.seconds), dtype=np.intp)
+    index[rows] = call.index
+    return replace(
+        call,
+        index=index,
+        time=OperatorTime(
+            padded(time.seconds), padded(time.kind), padded(time.bound), padded(time.floor_s)
+        ),
+    )

@@ -1,0 +1,38 @@
+"""The ends of the pipeline, and what passes between its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from perfmodel.layout import Layouts
+from perfmodel.modules.base import BOUNDARY, EMBEDDING, HEAD, Call, ModuleKit, Shapes, rank_tokens
+from perfmodel.operators import Group
+from perfmodel.precision import ACTIVATION_BYTES
+from perfmodel.work import StepWork
+
+
+def ends(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:
+    """Embedding, LM head, and the activations sent from stage to stage."""
+    hidden, vocab = kit.model.hidden, kit.model.vocab
+    shapes = Shapes(layouts, "tp_a", "cp_a")
+    tp = Group(shapes["tp_a"], np.ones_like(shapes["tp_a"]))
+    tokens = rank_tokens(work, shapes["cp_a"])
+    collectives = kit.ops.collectives
+    embedding = kit.memory_pass(tokens * hidden * 2 * ACTIVATION_BYTES)
+    yield Call("embedding", "ends", EMBEDDING, 0, embedding, shapes.index)
+    reduce = collectives.all_reduce(tp, tokens * hidden * ACTIVATION_BYTES)
+    yield Call("embedding_all_reduce", "communication", EMBEDDING, 0, reduce, shapes.index)
+    sampled = np.maximum(work.sampled, 1.0) + 0 * shapes["tp_a"]
+    head = kit.ops.gemm.time(
+        {"dtype": "bf16"}, {"m": sampled, "n": vocab / shapes["tp_a"], "k": hidden}
+    )
+    yield Call("lm_head", "ends", HEAD, 0, head, shapes.index)
+    logits = collectives.all_gather(tp, sampled * vocab * ACTIVATION_BYTES)
+    yield Call("logits_all_gather", "communication", HEAD, 0, logits, shapes.index)
+    if (layouts.pp > 1).any():
+        at = Shapes(layouts, "stage_world", "cp_a")
+        tokens = rank_tokens(work, at["cp_a"])
+        send = collectives.send(at["stage_world"], tokens * hidden * ACTIVATION_BYTES)
+        yield Call("pipeline_send", "communication", BOUNDARY, 0, send, at.index)

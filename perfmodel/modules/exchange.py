@@ -1,0 +1,85 @@
+"""Communication between the modules of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from perfmodel.architecture import LayerGroup
+from perfmodel.layout import Layouts
+from perfmodel.modules.base import LAYER, Call, ModuleKit, Shapes, group_tokens, rank_tokens, spread
+from perfmodel.operators import Group, OperatorTime
+from perfmodel.precision import ACTIVATION_BYTES
+from perfmodel.work import StepWork
+
+
+def exchange(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork
+) -> Iterator[Call]:
+    """Collectives between the modules of a layer.
+
+    Where FFN shards coincide with attention's tensor-parallel group, one all-reduce after
+    each module. Elsewhere attention's sum is scattered, tokens travel to the FFN's
+    shards and back, and are gathered again.
+    """
+    token_bytes = kit.model.hidden * ACTIVATION_BYTES
+    aligned = layouts.aligned
+    for rows, together in ((np.flatnonzero(aligned), True), (np.flatnonzero(~aligned), False)):
+        if len(rows) == 0:
+            continue
+        part = layouts[rows] if len(rows) < len(layouts) else layouts
+        calls = _reduce if together else _redistribute
+        for call in calls(kit, g, group, part, work, token_bytes):
+            yield spread(call, rows, len(layouts))
+
+
+def _reduce(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork, token_bytes: float
+) -> Iterator[Call]:
+    shapes = Shapes(layouts, "tp_a", "cp_a")
+    tokens = rank_tokens(work, shapes["cp_a"])
+    tp = Group(shapes["tp_a"], np.ones_like(shapes["tp_a"]))
+    time = kit.ops.collectives.all_reduce(tp, tokens * token_bytes)
+    for name in ("attention_all_reduce", "ffn_all_reduce"):
+        yield Call(name, "communication", LAYER, g, time, shapes.index)
+
+
+def _redistribute(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork, token_bytes: float
+) -> Iterator[Call]:
+    collectives = kit.ops.collectives
+    shapes = Shapes(layouts, "tp_a", "cp_a")
+    tp = Group(shapes["tp_a"], np.ones_like(shapes["tp_a"]))
+    own = rank_tokens(work, shapes["cp_a"])
+
+    def call(name: str, time: OperatorTime, at: Shapes) -> Call:
+        return Call(name, "communication", LAYER, g, time, at.index)
+
+    scatter = collectives.reduce_scatter(tp, own * token_bytes)
+    yield call("attention_reduce_scatter", scatter, shapes)
+    ffn = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f")
+    if group.feed_forward.is_moe:
+        per_device = group_tokens(work, ffn) / (ffn["tp_f"] * ffn["ep_f"])
+        experts = Group(ffn["ep_f"], ffn["tp_f"])
+        # Tensor-parallel expert shards first share their tokens.
+        top_k = group.feed_forward.top_k
+        shared = np.maximum(per_device * ffn["tp_f"], 1.0)
+        low = kit.peak("experts") != "bf16"
+        sent = kit.precision.bytes("experts") if low else ACTIVATION_BYTES
+        dispatch = collectives.dispatch(experts, kit.model.hidden * sent, shared, top_k)
+        yield call("dispatch", dispatch, ffn)
+        combine = collectives.dispatch(experts, token_bytes, shared, top_k)
+        yield call("combine", combine, ffn)
+        inner = shared
+    elif kit.model.is_moe:
+        inner = None  # a dense layer among expert layers runs whole on each device
+    else:
+        inner = group_tokens(work, ffn)
+    if inner is not None:
+        shards = Group(ffn["tp_f"], np.ones_like(ffn["tp_f"]))
+        payload = inner * token_bytes
+        yield call("ffn_all_gather", collectives.all_gather(shards, payload), ffn)
+        yield call("ffn_reduce_scatter", collectives.reduce_scatter(shards, payload), ffn)
+    gather = collectives.all_gather(tp, own * token_bytes)
+    yield call("attention_all_gather", gather, shapes)

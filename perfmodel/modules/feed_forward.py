@@ -1,0 +1,86 @@
+"""The feed-forward network of one layer: dense, shared and routed experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from perfmodel.architecture import LayerGroup
+from perfmodel.layout import Layouts
+from perfmodel.modules.base import (
+    LAYER,
+    Call,
+    ModuleKit,
+    Shapes,
+    group_tokens,
+    rank_tokens,
+)
+from perfmodel.operators import OperatorTime
+from perfmodel.precision import ACTIVATION_BYTES
+from perfmodel.work import StepWork
+
+
+def dense(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork
+) -> Iterator[Call]:
+    """The dense FFN, or the shared experts, of a layer."""
+    ffn, hidden = group.feed_forward, kit.model.hidden
+    width = ffn.shared_intermediate if ffn.is_moe else ffn.intermediate
+    if not width:
+        return
+    if kit.model.is_moe:
+        # Aligned: every device of the tensor-parallel group holds a shard and all the
+        # group's tokens. Dispatched: each runs the whole FFN on its own tokens.
+        shapes = Shapes(layouts, "tp_a", "cp_a", "dense_tp")
+        tp = shapes["dense_tp"]
+        tokens = np.maximum(rank_tokens(work, shapes["cp_a"]) * tp / shapes["tp_a"], 1.0)
+    else:
+        shapes = Shapes(layouts, "tp_f", "dp_a", "dp_f")
+        tp = shapes["tp_f"]
+        tokens = group_tokens(work, shapes)
+    name = "shared_expert" if ffn.is_moe else "ffn"
+
+    def call(suffix: str, time: OperatorTime, module: str = "ffn") -> Call:
+        return Call(f"{name}_{suffix}", module, LAYER, g, time, shapes.index)
+
+    if not ffn.is_moe:
+        yield call("norm", kit.norm(tokens))
+    yield from kit.quantize("quantize", "ffn", call, tokens, float(hidden))
+    up = (ffn.matrices - 1) * width / tp
+    yield call("up_proj", kit.gemm("ffn", tokens, up, hidden))
+    yield call("activation", kit.memory_pass(tokens * (up + width / tp) * ACTIVATION_BYTES))
+    yield from kit.quantize("down_quantize", "ffn", call, tokens, width / tp)
+    yield call("down_proj", kit.gemm("ffn", tokens, hidden, width / tp))
+
+
+def routed(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork
+) -> Iterator[Call]:
+    """Router and routed experts of a layer."""
+    ffn, hidden = group.feed_forward, kit.model.hidden
+    own = Shapes(layouts, "tp_a", "cp_a", "dense_tp")
+    tokens = rank_tokens(work, own["cp_a"]) * own["dense_tp"] / own["tp_a"]
+    tokens = np.maximum(tokens, 1.0)
+    yield Call("ffn_norm", "ffn", LAYER, g, kit.norm(tokens), own.index)
+    router = kit.ops.gemm.time({"dtype": "bf16"}, {"m": tokens, "n": ffn.experts, "k": hidden})
+    yield Call("router", "ffn", LAYER, g, router, own.index)
+    shapes = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f")
+    one = np.ones_like(shapes["tp_f"])
+    time = kit.ops.experts.time(
+        {
+            "dtype": kit.precision.experts,
+            "routing": kit.routing,
+            "activation": "gated" if ffn.gated else "plain",
+        },
+        {
+            "tokens": group_tokens(work, shapes),
+            "hidden": hidden * one,
+            "intermediate": ffn.intermediate * one,
+            "top_k": ffn.top_k * one,
+            "experts": ffn.experts * one,
+            "tp": shapes["tp_f"],
+            "ep": shapes["ep_f"],
+        },
+    )
+    yield Call("routed_experts", "ffn", LAYER, g, time, shapes.index)

@@ -1,0 +1,42 @@
+"""Operator models: the time of each kernel and collective on one device.
+
+| name | what |
+|---|---|
+| `Operators` | all operator models of one device under one engine |
+| `OperatorModel`, `OperatorTime` | the interface, and what it returns |
+| `Kind`, `Bound` | how a time is known, and what it is spent on |
+| `Group` | the devices of a collective |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from perfmodel.operators.attention import ContextAttention, GenerationAttention
+from perfmodel.operators.base import Bound, Kind, OperatorModel, OperatorTime
+from perfmodel.operators.collective import Collectives, Group
+from perfmodel.operators.elementwise import Elementwise
+from perfmodel.operators.gemm import Gemm
+from perfmodel.operators.mla import MlaAbsorb, MlaContext, MlaGeneration
+from perfmodel.operators.moe import RoutedExperts
+
+if TYPE_CHECKING:
+    from perfmodel.database import PerfStore
+    from perfmodel.hardware import Device
+
+__all__ = ["Bound", "Group", "Kind", "OperatorModel", "OperatorTime", "Operators"]
+
+
+class Operators:
+    """All operator models of one device under one engine; tables load on first use."""
+
+    def __init__(self, device: Device, engine: str, store: PerfStore) -> None:
+        self.gemm = Gemm(device, engine, store)
+        self.context = ContextAttention(device, engine, store)
+        self.generation = GenerationAttention(device, engine, store)
+        self.mla_context = MlaContext(device, engine, store)
+        self.mla_generation = MlaGeneration(device, engine, store)
+        self.mla_absorb = MlaAbsorb(device, engine, store)
+        self.experts = RoutedExperts(device, engine, store)
+        self.elementwise = Elementwise(device, engine, store)
+        self.collectives = Collectives(device, engine, store)

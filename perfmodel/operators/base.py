@@ -1,0 +1,255 @@
+"""The operator interface: shapes in, time with its provenance out.
+
+Lifetime: one `OperatorModel` is made per (device, engine, store) and kept for a
+process. Its `time` is called with arrays of the unique shapes a sweep needs; the
+first call for a combination of categories (number formats, routing) loads and grids
+the measured table, later calls only interpolate. Subclasses say what the shape is,
+which part of it is interpolated, and what the roofline of a shape is.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.database.grid import RatioTable
+from perfmodel.database.schema import FAMILIES
+from perfmodel.engine import ENGINES
+from perfmodel.hardware import Device
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from perfmodel.database import PerfStore
+
+FloatArray = NDArray[np.float64]
+Number = float | int | NDArray[Any]
+
+
+class Kind(IntEnum):
+    """How an operator's time is known."""
+
+    MEASURED = 0
+    EXTRAPOLATED = 1
+    ANALYTIC = 2
+
+
+class Bound(IntEnum):
+    """What an operator's time is spent on."""
+
+    COMPUTE = 0
+    BANDWIDTH = 1
+    LINK = 2
+    LATENCY = 3
+
+
+@dataclass(frozen=True)
+class OperatorTime:
+    """Times of one operator over an array of shapes.
+
+    Attributes:
+        seconds: time of one call.
+        kind: `Kind` of each, uint8.
+        bound: `Bound` of each, uint8.
+        floor_s: the roofline each cannot beat.
+    """
+
+    seconds: FloatArray
+    kind: NDArray[np.uint8]
+    bound: NDArray[np.uint8]
+    floor_s: FloatArray
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """Least time of a shape by resource, each broadcastable to the call's shape, in seconds.
+
+    Attributes:
+        compute_s: operations over the peak of their precision.
+        bandwidth_s: bytes that must move through device memory over its bandwidth.
+        link_s: bytes that must cross a link over its bandwidth.
+    """
+
+    compute_s: Number = 0.0
+    bandwidth_s: Number = 0.0
+    link_s: Number = 0.0
+
+
+LATENCY_RATIO = 3.0
+"""A call this many times slower than its roofline is bound by latency, not by a resource."""
+
+
+@dataclass
+class OperatorModel(ABC):
+    """One operator family on one device under one engine.
+
+    Class attributes:
+        family: the measured table's name.
+        axes: columns interpolated between measurements.
+        slices: columns matched to the nearest measured shape, with the weight of a
+            log2 distance in each.
+        efficiency: fractions of the compute, memory and link roofline reached where
+            nothing was measured.
+        launch_s: least time of a kernel where nothing was measured.
+    """
+
+    family: ClassVar[str]
+    axes: ClassVar[tuple[str, ...]]
+    slices: ClassVar[Mapping[str, float]] = {}
+    efficiency: ClassVar[Roofline] = Roofline(0.7, 0.8, 0.7)
+    launch_s: ClassVar[float] = 3e-6
+
+    device: Device
+    engine: str
+    store: PerfStore
+    _tables: dict[tuple[tuple[str, str], ...], tuple[RatioTable, bool] | None] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    @abstractmethod
+    def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
+        """Least time of a shape; `shape` holds broadcastable arrays by column name."""
+
+    def analytic(self, floors: Roofline, shape: Mapping[str, Any]) -> FloatArray:
+        """Time where nothing was measured: a share of the roofline, at least a launch."""
+        seconds: FloatArray = np.maximum(largest(_scaled(floors, self.efficiency)), self.launch_s)
+        return seconds
+
+    def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
+        """Other categories whose efficiency may stand in, best first, when none is measured."""
+        return []
+
+    def coordinates(self, shape: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Shape columns as the table's axes understand them (default: unchanged)."""
+        return shape
+
+    def time(self, categories: Mapping[str, str], shape: Mapping[str, Number]) -> OperatorTime:
+        """Time of every shape.
+
+        Args:
+            categories: exact-match columns, e.g. `{"dtype": "bf16"}`.
+            shape: column name -> array; slice columns have shape (U, 1), axis columns
+                anything broadcastable to (U, C).
+        """
+        arrays = {name: np.asarray(value, dtype=float) for name, value in shape.items()}
+        full = np.broadcast_shapes(*(a.shape for a in arrays.values()))
+        floors = self.roofline(categories, arrays)
+        floor = np.broadcast_to(largest(floors), full)
+        loaded = self._table(categories)
+        if loaded is None:
+            seconds = np.broadcast_to(self.analytic(floors, arrays), full)
+            kind = np.full(full, Kind.ANALYTIC, dtype=np.uint8)
+        else:
+            seconds, measured = self._interpolate(loaded[0], categories, arrays, full)
+            kind = np.where(measured & loaded[1], Kind.MEASURED, Kind.EXTRAPOLATED)
+            # A benchmark may find its operands in cache; a step in service does not.
+            seconds = np.maximum(seconds, floor)
+        bound = _bound(floors, seconds, full)
+        return OperatorTime(seconds, kind.astype(np.uint8), bound, floor)
+
+    def _interpolate(
+        self,
+        table: RatioTable,
+        categories: Mapping[str, str],
+        arrays: Mapping[str, FloatArray],
+        full: tuple[int, ...],
+    ) -> tuple[FloatArray, NDArray[np.bool_]]:
+        coordinates = self.coordinates(arrays)
+        axes = [np.asarray(coordinates[name], dtype=float) for name in self.axes]
+        # Below the smallest measurement a kernel does not get faster: hold its time there.
+        held = dict(arrays)
+        for i, name in enumerate(self.axes):
+            held[name] = np.maximum(arrays[name], table.floor(i))
+        rows = np.broadcast_shapes((1, 1), *(arrays[name].shape for name in self.slices))[0]
+        keys = (
+            np.stack(
+                [np.broadcast_to(arrays[name], (rows, 1))[:, 0] for name in self.slices], axis=1
+            )
+            if self.slices
+            else np.zeros((1, 0))
+        )
+        index, exact = table.nearest_slice(keys)
+        ratio, inside = table.lookup(index[:, None], axes)
+        base = np.broadcast_to(largest(self.roofline(categories, held)), full)
+        return base * ratio, np.broadcast_to(inside & exact[:, None], full)
+
+    def _table(self, categories: Mapping[str, str]) -> tuple[RatioTable, bool] | None:
+        """The table for these categories, and whether it is theirs (not a stand-in's)."""
+        key = tuple(sorted(categories.items()))
+        if key not in self._tables:
+            self._tables[key] = self._load(categories)
+        return self._tables[key]
+
+    def _load(self, categories: Mapping[str, str]) -> tuple[RatioTable, bool] | None:
+        if self.family not in FAMILIES:
+            return None
+        # Another engine's kernels on the same device are nearer than no measurement at all.
+        engines = [self.table_engine, *(e for e in ENGINES if e != self.table_engine)]
+        for engine in engines:
+            frame = self.store.table(self.device.name, engine, self.family)
+            if frame is None:
+                continue
+            for choice in [categories, *self.stand_ins(categories)]:
+                rows = self._select(frame, choice)
+                if len(rows):
+                    own = engine == self.table_engine and choice is categories
+                    return self._grid(rows, choice), own
+        return None
+
+    @property
+    def table_engine(self) -> str:
+        """Under which engine's name the table is stored."""
+        return self.engine
+
+    def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
+        import polars as pl
+
+        return frame.filter(*(pl.col(name) == value for name, value in categories.items()))
+
+    def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
+        names = [*self.slices, *self.axes]
+        columns = {name: rows[name].to_numpy().astype(float) for name in names}
+        floor = np.broadcast_to(largest(self.roofline(categories, columns)), (len(rows),))
+        table_axes = self.coordinates(columns)
+        return RatioTable.build(
+            keys=_columns(columns, self.slices, len(rows)),
+            weights=list(self.slices.values()),
+            coordinates=_columns(table_axes, self.axes, len(rows)),
+            ratio=rows["time_s"].to_numpy().astype(float) / floor,
+        )
+
+
+def _columns(values: Mapping[str, Any], names: Any, count: int) -> FloatArray:
+    stacked = [np.broadcast_to(np.asarray(values[name], dtype=float), (count,)) for name in names]
+    return np.stack(stacked, axis=1) if stacked else np.zeros((count, 0))
+
+
+def largest(floors: Roofline) -> FloatArray:
+    """The binding resource's time."""
+    return np.maximum(np.maximum(floors.compute_s, floors.bandwidth_s), floors.link_s)
+
+
+def _scaled(floors: Roofline, efficiency: Roofline) -> Roofline:
+    return Roofline(
+        np.asarray(floors.compute_s) / efficiency.compute_s,
+        np.asarray(floors.bandwidth_s) / efficiency.bandwidth_s,
+        np.asarray(floors.link_s) / efficiency.link_s,
+    )
+
+
+def _bound(floors: Roofline, seconds: FloatArray, full: tuple[int, ...]) -> NDArray[np.uint8]:
+    stacked = np.stack(
+        [
+            np.broadcast_to(np.asarray(part, dtype=float), full)
+            for part in (floors.compute_s, floors.bandwidth_s, floors.link_s)
+        ]
+    )
+    largest = stacked.argmax(axis=0)
+    slow = seconds > LATENCY_RATIO * stacked.max(axis=0)
+    return np.where(slow, Bound.LATENCY, largest).astype(np.uint8)

@@ -1,0 +1,231 @@
+"""What one replica delivers in one phase: latency, capacity and memory.
+
+Each function takes layouts (L) and a grid of the cheap axes (C: batch, or batch and
+chunk) and returns arrays of shape (L, C). Nothing here knows a price or an SLO.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.layout import Layouts
+from perfmodel.memory import MemoryTerms, replica_memory
+from perfmodel.step import StepModel
+from perfmodel.traffic import Traffic
+from perfmodel.work import StepWork
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PrefillEstimate:
+    """Prefill replicas, arrays (L, C) unless said otherwise.
+
+    Attributes:
+        latency_s: one step through all pipeline stages, by representative input, (L, C, J).
+        pace_s: mean time between steps leaving the pipeline.
+        pace_cv2: squared coefficient of variation of that time.
+        qps: requests/s at full utilization.
+        servers: batches served at once, as a queue sees them: attention data-parallel ranks.
+        memory: bytes by term on the fullest device.
+    """
+
+    latency_s: FloatArray
+    pace_s: FloatArray
+    pace_cv2: FloatArray
+    qps: FloatArray
+    servers: FloatArray
+    memory: MemoryTerms
+
+
+@dataclass(frozen=True)
+class DecodeEstimate:
+    """Decode replicas, arrays (L, C).
+
+    Attributes:
+        ttit_s: mean time between a sequence's tokens with every slot taken.
+        ttit_slo_s: the same at the percentile asked for: contexts then are longer than usual.
+        slots: sequences in flight.
+        qps: requests/s with every slot taken: `slots / (OSL * ttit_s)`.
+    """
+
+    ttit_s: FloatArray
+    ttit_slo_s: FloatArray
+    slots: FloatArray
+    qps: FloatArray
+    memory: MemoryTerms
+
+
+@dataclass(frozen=True)
+class ContinuousEstimate:
+    """Continuous-batching replicas, arrays (L, C) over pairs of batch and chunk.
+
+    Attributes:
+        mixed_s: an iteration with a full prefill chunk, as a running request sees it.
+        pure_s: an iteration of decodes alone.
+        mixed_share: share of iterations that carry a chunk, every slot taken; above 1 the
+            chunk is too small to keep the slots filled.
+        ttit_s: mean over iterations, every slot taken.
+        prefill_s: iterations that one prompt takes, by representative input, (L, C, J).
+        slots: sequences in flight.
+        servers: prompts processed at once, as a queue sees them.
+        qps: requests/s with every slot taken.
+    """
+
+    mixed_s: FloatArray
+    pure_s: FloatArray
+    mixed_share: FloatArray
+    ttit_s: FloatArray
+    prefill_s: FloatArray
+    slots: FloatArray
+    servers: FloatArray
+    qps: FloatArray
+    memory: MemoryTerms
+
+    def ttit_at(self, percentile: float | None) -> FloatArray:
+        """Time between tokens: the mean, or the percentile over iterations, (L, C).
+
+        A percentile is a mixed iteration's time where more than the rest of them are mixed.
+        """
+        if percentile is None:
+            return self.ttit_s
+        mixed = self.mixed_share > 1.0 - percentile / 100.0
+        return np.where(mixed, self.mixed_s, self.pure_s)
+
+
+def prefill(
+    step: StepModel, layouts: Layouts, traffic: Traffic, batch: IntArray
+) -> PrefillEstimate:
+    """Prefill-only replicas that take `batch` (C,) whole prompts per attention rank and step."""
+    nodes = len(traffic.new_tokens)
+    work = StepWork.of(
+        prefill_sequences=np.repeat(batch, nodes),
+        prefill_tokens=np.tile(traffic.new_tokens, len(batch)),
+        prefix_tokens=np.tile(traffic.cached_tokens, len(batch)),
+    )
+    time = step.time(layouts, work)
+    shape = (len(layouts), len(batch), nodes)
+    weights = np.array(traffic.inputs.weights)
+    pace = time.pace_s.reshape(shape)
+    mean_pace = pace @ weights
+    # A step of `batch` independent prompts varies less than one prompt does.
+    variance = np.maximum((pace**2) @ weights - mean_pace**2, 0.0) / batch
+    ranks = layouts.dp_a.astype(float)[:, None]
+    longest = StepWork.of(
+        prefill_sequences=batch,
+        prefill_tokens=traffic.new_tokens[-1],
+        prefix_tokens=traffic.cached_tokens[-1],
+    )
+    # Every stage holds a batch, and one more waits for its cache to be taken away.
+    held = batch * (layouts.pp.astype(float)[:, None] + 1.0)
+    return PrefillEstimate(
+        latency_s=time.latency_s.reshape(shape),
+        pace_s=mean_pace,
+        pace_cv2=variance / mean_pace**2,
+        qps=batch * ranks / mean_pace,
+        servers=np.broadcast_to(ranks, mean_pace.shape),
+        memory=_memory(step, layouts, longest, held, np.array([traffic.inputs.maximum])),
+    )
+
+
+def decode(
+    step: StepModel,
+    layouts: Layouts,
+    traffic: Traffic,
+    batch: IntArray,
+    percentile: float | None = None,
+) -> DecodeEstimate:
+    """Decode-only replicas with `batch` (C,) sequences per attention rank and micro-batch.
+
+    A pipeline of `pp` stages holds `pp` micro-batches; a token passes through every stage,
+    so that a sequence waits `pp` paces for its next token.
+    """
+    work = StepWork.of(decode_sequences=batch, context_tokens=traffic.context_mean)
+    pp = layouts.pp.astype(float)[:, None]
+    ttit = step.time(layouts, work).pace_s * pp
+    tail = ttit
+    if percentile is not None:
+        # The batch's mean context varies from step to step; its variance shrinks with the batch.
+        spread = NormalDist().inv_cdf(percentile / 100.0) * traffic.context_std / np.sqrt(batch)
+        longer = np.maximum(traffic.context_mean + spread, 1.0)
+        work_then = StepWork.of(decode_sequences=batch, context_tokens=longer)
+        tail = step.time(layouts, work_then).pace_s * pp
+    slots = batch * layouts.dp_a.astype(float)[:, None] * pp
+    held = batch * pp
+    return DecodeEstimate(
+        ttit_s=ttit,
+        ttit_slo_s=tail,
+        slots=slots,
+        qps=slots / (traffic.outputs.mean * ttit),
+        memory=_memory(step, layouts, work, held, traffic.peak_tokens(held)),
+    )
+
+
+def continuous(
+    step: StepModel, layouts: Layouts, traffic: Traffic, batch: IntArray, chunk: IntArray
+) -> ContinuousEstimate:
+    """Replicas that mix decodes with prefill chunks; `batch` and `chunk` both (C,).
+
+    `batch` sequences per attention rank and micro-batch decode in every iteration. They
+    use up `batch * ISL / OSL` prompt tokens per iteration on average, which arrive in
+    chunks of `chunk` tokens on a share of the iterations.
+    """
+    prompt = traffic.mean_new_tokens
+    mixed = mixed_work(traffic, batch, chunk)
+    distinct, back = np.unique(batch, return_inverse=True)
+    alone = StepWork.of(decode_sequences=distinct, context_tokens=traffic.context_mean)
+    pp = layouts.pp.astype(float)[:, None]
+    mixed_s = step.time(layouts, mixed).pace_s * pp
+    pure_s = (step.time(layouts, alone).pace_s * pp)[:, back]
+    share = np.broadcast_to(batch * prompt / (traffic.outputs.mean * chunk), mixed_s.shape)
+    ttit = share * mixed_s + (1.0 - share) * pure_s
+    ranks = layouts.dp_a.astype(float)[:, None] * pp
+    slots = batch * ranks
+    held = batch * pp
+    chunks = np.ceil(traffic.new_tokens / chunk[:, None])
+    return ContinuousEstimate(
+        mixed_s=mixed_s,
+        pure_s=pure_s,
+        mixed_share=share,
+        ttit_s=ttit,
+        prefill_s=mixed_s[:, :, None] * chunks[None],
+        slots=slots,
+        servers=np.broadcast_to(ranks, mixed_s.shape),
+        qps=slots / (traffic.outputs.mean * ttit),
+        memory=_memory(step, layouts, mixed, held, traffic.peak_tokens(held)),
+    )
+
+
+def mixed_work(traffic: Traffic, batch: IntArray | float, chunk: IntArray | float) -> StepWork:
+    """An iteration of `batch` decodes and `chunk` prompt tokens.
+
+    A chunk sees the cached prefix and, on average, half of the prompt's other chunks; a
+    chunk longer than a prompt holds several.
+    """
+    prompt = traffic.mean_new_tokens
+    tokens = np.minimum(chunk, prompt)
+    cached = traffic.inputs.mean - prompt
+    return StepWork.of(
+        decode_sequences=batch,
+        context_tokens=traffic.context_mean,
+        prefill_sequences=chunk / tokens,
+        prefill_tokens=tokens,
+        prefix_tokens=cached + (prompt - tokens) / 2.0,
+    )
+
+
+def _memory(
+    step: StepModel,
+    layouts: Layouts,
+    work: StepWork,
+    sequences: FloatArray,
+    tokens: FloatArray,
+) -> MemoryTerms:
+    return replica_memory(
+        step.model, step.device, step.engine, step.precision, layouts, work, sequences, tokens
+    )

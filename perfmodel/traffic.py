@@ -1,0 +1,155 @@
+"""What requests look like: distributions of input and output length, and prefix reuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.errors import InputError
+
+FloatArray = NDArray[np.float64]
+
+NODES = 6
+"""Representative lengths that stand for a distribution given by percentiles."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A distribution of lengths as weighted representative values, ascending, in tokens."""
+
+    tokens: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    @classmethod
+    def fixed(cls, tokens: float) -> Lengths:
+        """Every request the same."""
+        return cls((float(tokens),), (1.0,))
+
+    @classmethod
+    def from_percentiles(cls, percentiles: Mapping[float, float]) -> Lengths:
+        """From `{50: 800, 90: 2000, 99: 4000}`: tokens at percentiles.
+
+        The quantile function is linear between the given points in log tokens. Beyond them
+        it continues with the nearest segment's slope down to percentile 0 and up to 100, at
+        most to half the lowest and twice the highest value given.
+
+        Raises:
+            InputError: no percentile, one outside 0..100, or tokens that decrease.
+        """
+        points = sorted((float(p), float(t)) for p, t in percentiles.items())
+        if not points:
+            raise InputError("expected at least one percentile")
+        if any(not 0 <= p <= 100 for p, _ in points):
+            raise InputError("expected percentiles between 0 and 100")
+        if any(t < 1 for _, t in points):
+            raise InputError("expected lengths of at least one token")
+        if any(b[1] < a[1] for a, b in pairwise(points)):
+            raise InputError("expected tokens that do not decrease with the percentile")
+        if len(points) == 1:
+            return cls.fixed(points[0][1])
+        p = np.array([point[0] for point in points])
+        logs = np.log([point[1] for point in points])
+        slopes = np.diff(logs) / np.diff(p)
+        low = max(logs[0] - slopes[0] * p[0], logs[0] - np.log(2.0))
+        high = min(logs[-1] + slopes[-1] * (100.0 - p[-1]), logs[-1] + np.log(2.0))
+        p = np.concatenate([[0.0], p, [100.0]])
+        logs = np.concatenate([[min(low, logs[0])], logs, [max(high, logs[-1])]])
+        # Finer in the tail, which sets tail latencies and memory.
+        edges = np.array([0.0, 25.0, 50.0, 75.0, 90.0, 98.0, 100.0])
+        weights = np.diff(edges) / 100.0
+        inner = np.linspace(edges[:-1], edges[1:], 33)
+        tokens = np.exp(np.interp(inner, p, logs)).mean(axis=0)
+        return cls(tuple(tokens.tolist()), tuple(weights.tolist()))
+
+    @cached_property
+    def mean(self) -> float:
+        """Mean tokens."""
+        return float(np.dot(self.tokens, self.weights))
+
+    @cached_property
+    def mean_square(self) -> float:
+        """Mean of the squared tokens."""
+        return float(np.dot(np.square(self.tokens), self.weights))
+
+    @property
+    def maximum(self) -> float:
+        """The longest representative."""
+        return self.tokens[-1]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The requests of one service; input and output lengths are taken as independent.
+
+    Attributes:
+        prefix_hit: share of each prompt's tokens found in the prefix cache.
+    """
+
+    inputs: Lengths
+    outputs: Lengths
+    prefix_hit: float = 0.0
+
+    @cached_property
+    def new_tokens(self) -> FloatArray:
+        """Prompt tokens to compute at each representative input, at least one, (J,)."""
+        return np.maximum(np.array(self.inputs.tokens) * (1.0 - self.prefix_hit), 1.0)
+
+    @cached_property
+    def cached_tokens(self) -> FloatArray:
+        """Prompt tokens found in the prefix cache at each representative input, (J,)."""
+        return np.array(self.inputs.tokens) - self.new_tokens
+
+    @cached_property
+    def mean_new_tokens(self) -> float:
+        """Mean prompt tokens to compute."""
+        return float(self.new_tokens @ np.array(self.inputs.weights))
+
+    @cached_property
+    def context_mean(self) -> float:
+        """Mean cache length of a sequence in flight, tokens.
+
+        A sequence is in flight in proportion to its output, of which half is written on
+        average: E[in] + E[out^2] / (2 E[out]).
+        """
+        return self.inputs.mean + self.outputs.mean_square / (2.0 * self.outputs.mean)
+
+    @cached_property
+    def context_std(self) -> float:
+        """Standard deviation of the cache length over sequences in flight, tokens."""
+        tokens, weights = np.array(self.outputs.tokens), np.array(self.outputs.weights)
+        biased = weights * tokens / self.outputs.mean
+        # Uniform progress u through an output of t: E[(ut)^2] = t^2/3.
+        square = float(biased @ tokens**2) / 3.0
+        progress = float(biased @ tokens) / 2.0
+        inputs = self.inputs.mean_square - self.inputs.mean**2
+        return float(np.sqrt(max(square - progress**2, 0.0) + max(inputs, 0.0)))
+
+    @cached_property
+    def peak_mean(self) -> float:
+        """Mean final length of a sequence in flight, tokens: E[in] + E[out^2]/E[out]."""
+        return self.inputs.mean + self.outputs.mean_square / self.outputs.mean
+
+    @cached_property
+    def peak_std(self) -> float:
+        """Standard deviation of the final length over sequences in flight, tokens."""
+        tokens, weights = np.array(self.outputs.tokens), np.array(self.outputs.weights)
+        biased = weights * tokens / self.outputs.mean
+        outputs = float(biased @ tokens**2) - float(biased @ tokens) ** 2
+        inputs = self.inputs.mean_square - self.inputs.mean**2
+        return float(np.sqrt(max(outputs, 0.0) + max(inputs, 0.0)))
+
+    def peak_tokens(self, sequences: FloatArray) -> FloatArray:
+        """Mean final length that `sequences` in flight together exceed in 1 % of cases, tokens."""
+        spread = NORMAL_99 * self.peak_std / np.sqrt(np.maximum(sequences, 1.0))
+        longest = self.inputs.maximum + self.outputs.maximum
+        result: FloatArray = np.minimum(self.peak_mean + spread, longest)
+        return result
+
+
+NORMAL_99 = 2.3263478740408408
+"""The standard normal's 99th percentile."""

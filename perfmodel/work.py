@@ -1,0 +1,100 @@
+"""What one step processes, and how a model's layers lie on pipeline stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.architecture import ModelArchitecture
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class StepWork:
+    """Compositions of one forward step, one column each; arrays of shape (C,).
+
+    All counts are of one attention data-parallel rank and one pipeline micro-batch.
+
+    Attributes:
+        decode_sequences: sequences that receive one token.
+        context_tokens: their mean cache length.
+        prefill_sequences: sequences whose prompt (or a chunk of it) is processed.
+        prefill_tokens: new tokens of each.
+        prefix_tokens: tokens of each that are already cached.
+    """
+
+    decode_sequences: FloatArray
+    context_tokens: FloatArray
+    prefill_sequences: FloatArray
+    prefill_tokens: FloatArray
+    prefix_tokens: FloatArray
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        decode_sequences: object = 0.0,
+        context_tokens: object = 0.0,
+        prefill_sequences: object = 0.0,
+        prefill_tokens: object = 0.0,
+        prefix_tokens: object = 0.0,
+    ) -> StepWork:
+        """From scalars or (C,) arrays, broadcast against each other."""
+        parts = np.broadcast_arrays(
+            *(
+                np.atleast_1d(np.asarray(part, dtype=float))
+                for part in (
+                    decode_sequences,
+                    context_tokens,
+                    prefill_sequences,
+                    prefill_tokens,
+                    prefix_tokens,
+                )
+            )
+        )
+        return cls(*parts)
+
+    def __len__(self) -> int:
+        return len(self.decode_sequences)
+
+    @property
+    def new_tokens(self) -> FloatArray:
+        """Tokens that enter the first layer."""
+        return self.decode_sequences + self.prefill_sequences * self.prefill_tokens
+
+    @property
+    def sampled(self) -> FloatArray:
+        """Sequences for which the step ends with a sampled token."""
+        return self.decode_sequences + self.prefill_sequences
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of pipeline stage: layers of each group, and whether it is an end."""
+
+    counts: tuple[int, ...]
+    first: bool
+    last: bool
+
+
+@lru_cache(maxsize=4096)
+def stages(model: ModelArchitecture, pp: int) -> tuple[Stage, ...]:
+    """The distinct stages of a pipeline of `pp`, in the order of the layers.
+
+    Layers are dealt out evenly; where they do not divide, the earlier stages take one
+    more, so that the last, which also holds the LM head, has the fewest.
+    """
+    per_stage, extra = divmod(model.layers, pp)
+    distinct: dict[Stage, None] = {}
+    start = 0
+    for s in range(pp):
+        end = start + per_stage + (s < extra)
+        held = model.layer_pattern[start:end]
+        counts = tuple(held.count(g) for g in range(len(model.groups)))
+        distinct[Stage(counts, s == 0, s == pp - 1)] = None
+        start = end
+    return tuple(distinct)

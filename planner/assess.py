@@ -1,0 +1,239 @@
+"""A chosen pool in full: latency, memory, what bounds it, and how its figures are known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from perfmodel import phases
+from perfmodel.breakdown import Breakdown, breakdown, mean_shares
+from perfmodel.layout import Layouts, format_layout
+from perfmodel.memory import TERMS, MemoryTerms
+from perfmodel.work import StepWork
+from planner import sizing
+from planner.pairing import Choice, Pool
+from planner.plan import FleetPlan, HostPlan, PoolPlan, TtftPlan
+from planner.problem import Problem
+from planner.sweep import Candidates, Role, Space
+
+
+def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
+    """Everything a person asks of a fleet at a demand of `qps`."""
+    problem = space.problem
+    pools = tuple(_pool_plan(space, pool) for pool in choice.pools)
+    outputs = problem.traffic.outputs
+    ttft = _ttft(problem, choice, qps)
+    last = choice.pools[-1]
+    ttit = float(last.candidates.ttit_s[last.index])
+    ttit_at = pools[-1].ttit_slo_s
+    price = choice.usd_per_hour
+    capacity = min(pool.qps for pool in choice.pools)
+    requests_per_hour = qps * 3600.0
+    input_usd, output_usd = _split(choice, pools, price)
+    tokens_in, tokens_out = problem.traffic.inputs.mean, outputs.mean
+    return FleetPlan(
+        kind=choice.kind,
+        usd_per_hour=price,
+        hosts=tuple(
+            HostPlan(
+                device=offer.device.name,
+                hosts=count,
+                devices_per_host=offer.host_devices,
+                usd_per_device_hour=offer.usd_per_device_hour,
+                price_source=offer.price_source,
+                used_devices=sum(
+                    p.world * p.replicas
+                    for p in choice.pools
+                    if p.offer.device.name == offer.device.name
+                ),
+            )
+            for offer, count in choice.hosts
+        ),
+        pools=pools,
+        qps=qps,
+        capacity_qps=capacity,
+        ttft=ttft,
+        ttit_mean_s=ttit,
+        ttit_slo_s=ttit_at,
+        e2e_mean_s=ttft.mean_s + outputs.mean * ttit,
+        qps_per_usd_hour=qps / price,
+        qps_per_device=qps / choice.devices,
+        usd_per_million_input_tokens=input_usd / (requests_per_hour * tokens_in) * 1e6,
+        usd_per_million_output_tokens=output_usd / (requests_per_hour * tokens_out) * 1e6,
+        usd_per_thousand_requests=price / requests_per_hour * 1e3,
+    )
+
+
+def _split(choice: Choice, pools: tuple[PoolPlan, ...], price: float) -> tuple[float, float]:
+    """USD per hour spent on prompts and on outputs, by the devices' time in each phase."""
+    weight = [pool.world * pool.replicas * pool.offer.usd_per_device_hour for pool in choice.pools]
+    prompts = sum(w * plan.prefill_time_share for w, plan in zip(weight, pools, strict=True))
+    share = prompts / sum(weight)
+    return price * share, price * (1.0 - share)
+
+
+def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
+    first, last = choice.pools[0], choice.pools[-1]
+    pool = first.one
+    waiting = sizing.first_token_waiting(problem, pool, np.array([float(first.replicas)]), qps)
+    admission = 0.0
+    if first is not last:
+        slots = sizing.slot_waiting(problem, last.one, np.array([float(last.replicas)]), qps)
+        admission = float(slots.mean_s[0])
+    extra = choice.transfer_s + admission
+    target = problem.slo.ttft
+    at_slo = None
+    if target is not None and target.percentile is not None:
+        at_slo = sizing.ttft_percentile_s(problem, pool, waiting, extra, target.percentile)
+    service = float((pool.latency_s @ np.array(problem.traffic.inputs.weights))[0])
+    wait = float(waiting.mean_s[0])
+    return TtftPlan(
+        mean_s=service + wait + extra,
+        service_s=service,
+        waiting_s=wait,
+        admission_s=admission,
+        transfer_s=choice.transfer_s,
+        slo_s=at_slo,
+    )
+
+
+def steps(space: Space, pool: Candidates) -> list[tuple[str, float, StepWork]]:
+    """The kinds of step that one candidate runs: name, relative frequency, work."""
+    traffic = space.problem.traffic
+    batch, chunk = float(pool.batch[0]), float(pool.chunk[0])
+    if pool.role == "prefill":
+        return [
+            (
+                f"prefill of {tokens + cached:,.0f} tokens",
+                weight,
+                StepWork.of(prefill_sequences=batch, prefill_tokens=tokens, prefix_tokens=cached),
+            )
+            for tokens, cached, weight in zip(
+                traffic.new_tokens, traffic.cached_tokens, traffic.inputs.weights, strict=True
+            )
+        ]
+    alone = StepWork.of(decode_sequences=batch, context_tokens=traffic.context_mean)
+    if pool.role == "decode":
+        return [("decode", 1.0, alone)]
+    share = float(pool.prefill_share[0])
+    return [
+        ("decode with a prefill chunk", share, phases.mixed_work(traffic, batch, chunk)),
+        ("decode alone", 1.0 - share, alone),
+    ]
+
+
+def breakdowns(space: Space, pool: Candidates) -> list[tuple[str, float, Breakdown]]:
+    """The operators of each kind of step that one candidate runs."""
+    step = space.step_model(pool.offer, pool.precision)
+    layout = pool.layouts[pool.layout]
+    return [
+        (name, weight, breakdown(step, layout, work))
+        for name, weight, work in steps(space, pool)
+        if weight > 0
+    ]
+
+
+def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
+    one = pool.one
+    parts = [(weight, part) for _, weight, part in breakdowns(space, one)]
+    layout = one.layouts[one.layout]
+    estimate = _estimate(space, one, layout)
+    memory = _memory_terms(estimate.memory)
+    prefill_share = {"prefill": 1.0, "decode": 0.0}.get(one.role)
+    ttit_slo = None
+    if isinstance(estimate, phases.DecodeEstimate):
+        ttit_slo = float(estimate.ttit_slo_s[0, 0])
+    if isinstance(estimate, phases.ContinuousEstimate):
+        target = space.problem.slo.ttit
+        ttit_slo = float(estimate.ttit_at(target.percentile if target else None)[0, 0])
+        pure, mean = float(estimate.pure_s[0, 0]), float(estimate.ttit_s[0, 0])
+        prefill_share = max(1.0 - pure / mean, 0.0)
+    assert prefill_share is not None
+    return PoolPlan(
+        role=one.role,
+        device=one.offer.device.name,
+        precision=one.precision.by_module(),
+        layout=format_layout(layout),
+        batch=int(one.batch[0]),
+        chunk_tokens=int(one.chunk[0]) or None,
+        replicas=pool.replicas,
+        devices_per_replica=pool.world,
+        qps_per_replica=float(one.qps[0]),
+        sequences_in_flight=int(one.slots[0]) or None,
+        service_s=float((one.latency_s @ np.array(space.problem.traffic.inputs.weights))[0]),
+        ttit_mean_s=float(one.ttit_s[0]) or None,
+        ttit_slo_s=ttit_slo,
+        prefill_time_share=prefill_share,
+        memory_bytes=memory,
+        memory_capacity_bytes=one.offer.device.memory_bytes,
+        time_by_kind=mean_shares(parts, "kind"),
+        time_by_bound=mean_shares(parts, "bound"),
+        limits=_limits(space, one, layout),
+    )
+
+
+def _estimate(
+    space: Space, one: Candidates, layout: Layouts
+) -> phases.PrefillEstimate | phases.DecodeEstimate | phases.ContinuousEstimate:
+    return _estimate_at(space, one, layout, int(one.batch[0]), int(one.chunk[0]))
+
+
+def _estimate_at(
+    space: Space, one: Candidates, layout: Layouts, batch: int, chunk: int
+) -> phases.PrefillEstimate | phases.DecodeEstimate | phases.ContinuousEstimate:
+    problem = space.problem
+    step = space.step_model(one.offer, one.precision)
+    b, c = np.array([batch]), np.array([chunk])
+    if one.role == "prefill":
+        return phases.prefill(step, layout, problem.traffic, b)
+    if one.role == "decode":
+        target = problem.slo.ttit
+        percentile = target.percentile if target else None
+        return phases.decode(step, layout, problem.traffic, b, percentile)
+    return phases.continuous(step, layout, problem.traffic, b, c)
+
+
+def _memory_terms(memory: MemoryTerms) -> dict[str, float]:
+    return {term: float(np.asarray(getattr(memory, term)).ravel()[0]) for term in TERMS}
+
+
+def _limits(space: Space, one: Candidates, layout: Layouts) -> tuple[str, ...]:
+    """What stops the batch from growing: the constraints that the next larger one breaks."""
+    batches = np.unique(space.axes(one.role)[0])
+    larger = batches[batches > one.batch[0]]
+    if len(larger) == 0:
+        return ("largest batch of the space",)
+    grown = _estimate_at(space, one, layout, int(larger[0]), int(one.chunk[0]))
+    slo, traffic = space.problem.slo, space.problem.traffic
+    broken = []
+    capacity = one.offer.device.memory_bytes
+    if sum(_memory_terms(grown.memory).values()) > capacity:
+        broken.append("memory")
+    if isinstance(grown, phases.PrefillEstimate):
+        service = float((grown.latency_s @ np.array(traffic.inputs.weights))[0, 0])
+        if slo.ttft is not None and service > slo.ttft.seconds:
+            broken.append("TTFT target")
+        same = float(grown.qps[0, 0]) <= float(one.qps[0]) * 1.01
+        return tuple(broken) or (
+            ("throughput no longer grows with the batch",) if same else ("TTFT under load",)
+        )
+    if slo.ttit is not None:
+        at = (
+            grown.ttit_slo_s
+            if isinstance(grown, phases.DecodeEstimate)
+            else grown.ttit_at(slo.ttit.percentile)
+        )
+        if float(at[0, 0]) > slo.ttit.seconds:
+            broken.append("TTIT target")
+    if isinstance(grown, phases.ContinuousEstimate) and float(grown.mixed_share[0, 0]) > 1.0:
+        broken.append("prefill chunk")
+    return tuple(broken) or ("demand: fewer replicas would not suffice",)
+
+
+def role_of(text: str) -> Role:
+    """A role by its name in a plan file."""
+    roles: dict[str, Role] = {
+        "prefill": "prefill",
+        "decode": "decode",
+        "continuous": "continuous",
+    }
+    return roles[text]

@@ -1,0 +1,218 @@
+"""The answer: a fleet, its alternatives, and how the search came to it.
+
+These values are what `--json` and `--yaml` write. `SCHEMA` changes whenever a field is
+renamed, removed or changes meaning.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from perfmodel.errors import ConfigError
+
+SCHEMA = "planner.plan/1"
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """Hosts of one device type."""
+
+    device: str
+    hosts: int
+    devices_per_host: int
+    usd_per_device_hour: float
+    price_source: str
+    used_devices: int
+
+    @property
+    def devices(self) -> int:
+        """Devices in all hosts."""
+        return self.hosts * self.devices_per_host
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """Identical replicas that serve one role.
+
+    Attributes:
+        batch: sequences (prefill: prompts) per attention rank and pipeline micro-batch.
+        chunk_tokens: prefill tokens per rank and iteration (continuous batching).
+        qps_per_replica: capacity at full load.
+        sequences_in_flight: decode slots of one replica.
+        service_s: mean first-token service time, idle.
+        ttit_slo_s: time between tokens at the SLO's statistic.
+        prefill_time_share: share of device time spent on prompts.
+        memory_bytes: by term, on the fullest device.
+        time_by_kind: share of step time that is measured, extrapolated, analytic.
+        time_by_bound: share of step time bound by compute, bandwidth, link, latency.
+        limits: what keeps the batch from growing.
+    """
+
+    role: str
+    device: str
+    precision: dict[str, str]
+    layout: str
+    batch: int
+    chunk_tokens: int | None
+    replicas: int
+    devices_per_replica: int
+    qps_per_replica: float
+    sequences_in_flight: int | None
+    service_s: float
+    ttit_mean_s: float | None
+    ttit_slo_s: float | None
+    prefill_time_share: float
+    memory_bytes: dict[str, float]
+    memory_capacity_bytes: float
+    time_by_kind: dict[str, float]
+    time_by_bound: dict[str, float]
+    limits: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TtftPlan:
+    """Time to first token and its parts; `slo_s` is at the SLO's percentile, if it has one."""
+
+    mean_s: float
+    service_s: float
+    waiting_s: float
+    admission_s: float
+    transfer_s: float
+    slo_s: float | None
+
+
+@dataclass(frozen=True)
+class FleetPlan:
+    """One fleet that serves the demand.
+
+    Attributes:
+        kind: continuous, disaggregated (one device type) or heterogeneous.
+        capacity_qps: of its weaker pool at full load, without regard to queueing.
+        usd_per_million_input_tokens: the fleet's price times the share of device time spent
+            on prompts, over prompt tokens; likewise for output.
+    """
+
+    kind: str
+    usd_per_hour: float
+    hosts: tuple[HostPlan, ...]
+    pools: tuple[PoolPlan, ...]
+    qps: float
+    capacity_qps: float
+    ttft: TtftPlan
+    ttit_mean_s: float
+    ttit_slo_s: float | None
+    e2e_mean_s: float
+    qps_per_usd_hour: float
+    qps_per_device: float
+    usd_per_million_input_tokens: float
+    usd_per_million_output_tokens: float
+    usd_per_thousand_requests: float
+
+    @property
+    def devices(self) -> int:
+        """Devices in all hosts."""
+        return sum(host.devices for host in self.hosts)
+
+
+@dataclass(frozen=True)
+class FunnelPlan:
+    """Configurations left after each constraint, of one role on one device."""
+
+    role: str
+    device: str
+    precision: str
+    stages: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How the answer was found.
+
+    Attributes:
+        evaluated: phase configurations whose time and memory were estimated.
+        feasible: of those, the ones that fit and meet the SLO on an idle system.
+        pairs: prefill x decode pairs that the feasible ones stand for.
+        proven: whether no configuration of the space is cheaper under the model.
+    """
+
+    method: str
+    proven: bool
+    statement: str
+    evaluated: int
+    feasible: int
+    pairs: int
+    seconds: float
+    funnels: tuple[FunnelPlan, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole answer."""
+
+    query: dict[str, Any]
+    model: dict[str, Any]
+    statistics: dict[str, str]
+    best: FleetPlan
+    alternatives: tuple[FleetPlan, ...]
+    search: SearchPlan
+    notes: tuple[str, ...] = ()
+    schema: str = field(default=SCHEMA)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the schema first."""
+        data = asdict(self)
+        return {"schema": data.pop("schema"), **data}
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write a plan as JSON, or as YAML if the name ends in .yaml or .yml; whole or not at all.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    data = json.loads(json.dumps(plan.to_dict()))
+    if path.suffix in (".yaml", ".yml"):
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
+    else:
+        text = json.dumps(data, indent=2) + "\n"
+    temporary = ""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
+        ) as file:
+            temporary = file.name
+            file.write(text)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):  # noqa: PTH110
+            os.unlink(temporary)  # noqa: PTH108
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """Read a plan file back as plain data.
+
+    Raises:
+        ConfigError: missing, not JSON or YAML, or not a plan of this schema.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    try:
+        data = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from None
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        raise ConfigError(f"{path}: expected a plan of schema {SCHEMA}, got {found!r}")
+    return data

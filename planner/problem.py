@@ -1,0 +1,171 @@
+"""A query resolved: names turned into models, devices, prices and units."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from perfmodel.architecture import ModelArchitecture, load_model
+from perfmodel.documents import read_yaml
+from perfmodel.engine import EngineProfile, engine_profile
+from perfmodel.errors import ConfigError, InputError
+from perfmodel.hardware import Device, load_device
+from perfmodel.precision import FORMATS, Precision
+from perfmodel.traffic import Traffic
+from planner.query import DeviceChoice, Query, Slo
+
+PRICES = Path(__file__).parent / "data" / "prices.yaml"
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A device as it can be had.
+
+    Attributes:
+        host_devices: the unit of purchase; a fleet has whole hosts.
+        inventory: devices at hand, None if unlimited.
+        price_source: where the price comes from.
+    """
+
+    device: Device
+    usd_per_device_hour: float
+    host_devices: int
+    inventory: int | None
+    price_source: str
+
+    @property
+    def most_devices(self) -> int | None:
+        """Devices in the whole hosts of the inventory."""
+        if self.inventory is None:
+            return None
+        return self.inventory // self.host_devices * self.host_devices
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Everything a solver needs, resolved and in SI units."""
+
+    query: Query
+    model: ModelArchitecture
+    offers: tuple[Offer, ...]
+    engine: EngineProfile
+    traffic: Traffic
+    slo: Slo
+    precisions: tuple[Precision, ...]
+
+    @property
+    def qps(self) -> float | None:
+        """Requests per second to serve; None for as many as possible."""
+        return None if self.query.workload.qps == "max" else float(self.query.workload.qps)
+
+    @property
+    def arrival_cv2(self) -> float:
+        """Squared coefficient of variation of inter-arrival times."""
+        return 1.0 if self.query.workload.arrivals == "poisson" else 0.0
+
+    @property
+    def max_utilization(self) -> float:
+        """Load over capacity of any pool, at most."""
+        chosen = self.query.search.max_utilization
+        if chosen is not None:
+            return chosen
+        return 0.95 if self.arrival_cv2 else 1.0
+
+
+def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
+    """Look up everything a query names.
+
+    Raises:
+        InputError: unknown model or device, no price known, a context longer than the model's.
+    """
+    model = load_model(query.model, search_path)
+    workload = query.workload
+    longest = workload.input_tokens.maximum + workload.output_tokens.maximum
+    if longest > model.max_context_tokens:
+        raise InputError(
+            f"workload: input and output reach {longest:,.0f} tokens; "
+            f"{model.name} accepts at most {model.max_context_tokens:,}"
+        )
+    return Problem(
+        query=query,
+        model=model,
+        offers=tuple(_offer(choice, search_path) for choice in query.devices),
+        engine=engine_profile(query.engine),
+        traffic=Traffic(workload.input_tokens, workload.output_tokens, workload.prefix_cache_hit),
+        slo=query.slo,
+        precisions=_precisions(query, model),
+    )
+
+
+def _offer(choice: DeviceChoice, search_path: Sequence[Path]) -> Offer:
+    device = load_device(choice.name, search_path)
+    host = choice.host_devices or device.host_devices
+    if choice.usd_per_device_hour is not None:
+        price, source = choice.usd_per_device_hour, "query"
+    else:
+        listed = price_list().get(device.name)
+        if listed is None:
+            raise InputError(
+                f"no price known for {device.name}: give usd_per_device_hour in the query"
+            )
+        price, source = listed
+    if choice.inventory is not None and choice.inventory < host:
+        raise InputError(
+            f"inventory of {device.name} is {choice.inventory}, below one host of {host}: "
+            f"{host - choice.inventory} devices are missing (or set host_devices)"
+        )
+    return Offer(device, price, host, choice.inventory, source)
+
+
+@lru_cache(maxsize=1)
+def price_list() -> dict[str, tuple[float, str]]:
+    """The shipped default prices: device name -> (USD per device-hour, source and date)."""
+    document = read_yaml(PRICES)
+    prices: dict[str, tuple[float, str]] = {}
+    for i, entry in enumerate(document.data["prices"]):
+        price = entry.get("usd_per_device_hour")
+        if not isinstance(price, int | float) or not price > 0:
+            raise ConfigError(
+                f"{document.where(('prices', i, 'usd_per_device_hour'))}: "
+                f"expected a positive number, got {price!r}"
+            )
+        if entry.get("default"):
+            source = f"{entry['kind']}, {entry['provider']}, {entry['date']}"
+            prices[entry["device"]] = (float(price), source)
+    return prices
+
+
+def _precisions(query: Query, model: ModelArchitecture) -> tuple[Precision, ...]:
+    """Every combination of the chosen formats, without repetition."""
+    choice = query.precision
+    kv_native = model.kv_quantization if model.kv_quantization in FORMATS else "bf16"
+    found: dict[Precision, None] = {}
+    for weights in choice.weights:
+        for kv in choice.kv:
+            if weights == "native":
+                formats = {
+                    field: model.weight_format(module)
+                    for field, module in (
+                        ("attention", "attention"),
+                        ("ffn", "dense_ffn"),
+                        ("experts", "routed_experts"),
+                    )
+                }
+            else:
+                formats = dict.fromkeys(("attention", "ffn", "experts"), weights)
+            precision = Precision(**formats, kv=kv_native if kv == "native" else kv)
+            for activations in choice.activations:
+                found[precision.with_bf16_activations() if activations == "bf16" else precision] = (
+                    None
+                )
+    return tuple(found)
+
+
+def supported(precision: Precision, device: Device) -> bool:
+    """Whether the device can run the precision (after expanding what it cannot multiply)."""
+    peaks = [FORMATS[name].peak for m, name in precision.by_module().items() if m != "kv"]
+    return bool(np.all([device.supports(peak) for peak in peaks]))

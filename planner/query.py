@@ -1,0 +1,289 @@
+"""The query: what a user asks, as a YAML file validated by pydantic.
+
+`planner schema` prints these fields; their descriptions are the documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from perfmodel.documents import read_yaml, validate
+from perfmodel.engine import ENGINES
+from perfmodel.precision import FORMATS
+from perfmodel.traffic import Lengths
+from perfmodel.units import parse_quantity
+
+_PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _percentile(key: object) -> float:
+    match = _PERCENTILE.fullmatch(str(key))
+    if match is None:
+        raise ValueError(f"expected percentiles such as p50 or p99, got {key!r}")
+    return float(match.group(1))
+
+
+class Target(_Strict):
+    """A bound on a latency, at a percentile or (without one) on the steady-state mean."""
+
+    seconds: float = Field(gt=0)
+    percentile: float | None = Field(default=None, gt=0, lt=100)
+
+    @property
+    def statistic(self) -> str:
+        """`mean`, `p99`, ..."""
+        return "mean" if self.percentile is None else f"p{self.percentile:g}"
+
+
+def _read_target(value: Any) -> Any:
+    """`500ms`, `{p99: 500ms}` or `{mean: 500ms}` as a target's fields."""
+    if isinstance(value, Target):
+        return value
+    percentile: float | None = None
+    if isinstance(value, dict):
+        if len(value) != 1:
+            raise ValueError("expected one statistic, such as {p99: 500ms} or {mean: 500ms}")
+        key, value = next(iter(value.items()))
+        percentile = None if key == "mean" else _percentile(key)
+        if percentile is not None and not 0 < percentile < 100:
+            raise ValueError(f"expected a percentile above 0 and below 100, got {key}")
+    seconds = parse_quantity(value, "time")
+    if seconds <= 0:
+        raise ValueError(f"expected a latency above zero, got {value!r}")
+    return {"seconds": seconds, "percentile": percentile}
+
+
+def _read_lengths(value: Any) -> Any:
+    """A number of tokens, or percentiles of one."""
+    if isinstance(value, dict):
+        points = {_percentile(k): parse_quantity(v, "tokens") for k, v in value.items()}
+        return Lengths.from_percentiles(points)
+    tokens = parse_quantity(value, "tokens")
+    if tokens < 1:
+        raise ValueError(f"expected at least one token, got {value!r}")
+    return Lengths.fixed(tokens)
+
+
+LatencyTarget = Annotated[Target, BeforeValidator(_read_target)]
+TokenLengths = Annotated[
+    Lengths,
+    BeforeValidator(_read_lengths),
+    Field(json_schema_extra={"anyOf": [{"type": "number"}, {"type": "object"}]}),
+]
+
+
+class Workload(_Strict):
+    """The requests to serve."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    qps: float | Literal["max"] = Field(
+        description="Requests per second to serve; `max`: as many as the inventory allows."
+    )
+    input_tokens: TokenLengths = Field(
+        description="Prompt length: a number, or percentiles such as {p50: 800, p99: 4000}. "
+        "Image or audio tokens count like text."
+    )
+    output_tokens: TokenLengths = Field(description="Output length, in the same forms.")
+    prefix_cache_hit: float = Field(
+        default=0.0, ge=0, lt=1, description="Share of prompt tokens found in the prefix cache."
+    )
+    arrivals: Literal["poisson", "steady"] = Field(
+        default="poisson",
+        description="`poisson` requests queue; `steady` ones (batch jobs) are paced.",
+    )
+
+    @field_validator("qps", mode="before")
+    @classmethod
+    def _positive(cls, value: Any) -> Any:
+        if value == "max":
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"expected requests per second or `max`, got {value!r}")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"expected more than zero requests per second, got {value}")
+        return value
+
+
+class Slo(_Strict):
+    """Latency objectives; each a time (`200ms`: the mean) or one statistic (`{p99: 200ms}`)."""
+
+    ttft: LatencyTarget | None = Field(default=None, description="Time to first token.")
+    ttit: LatencyTarget | None = Field(
+        default=None, description="Time to incremental token (TPOT, ITL)."
+    )
+    e2e: LatencyTarget | None = Field(
+        default=None, description="Whole request: TTFT and all output tokens; a mean."
+    )
+
+    @model_validator(mode="after")
+    def _mean_end_to_end(self) -> Slo:
+        if self.e2e is not None and self.e2e.percentile is not None:
+            raise ValueError("e2e: expected a mean; percentiles of it are not modelled")
+        return self
+
+
+class DeviceChoice(_Strict):
+    """A candidate device."""
+
+    name: str = Field(description="Shipped name, or path to a device YAML file.")
+    usd_per_device_hour: float | None = Field(
+        default=None, gt=0, description="Price; the shipped price list's default if not given."
+    )
+    inventory: int | None = Field(
+        default=None, ge=1, description="Devices at hand at most; unlimited if not given."
+    )
+    host_devices: int | None = Field(
+        default=None,
+        ge=1,
+        description="Devices rented together; the device file's host if not given.",
+    )
+
+
+def _read_device(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class PrecisionChoice(_Strict):
+    """Number formats to choose among; several values are all searched."""
+
+    weights: tuple[str, ...] = Field(
+        default=("native",),
+        description="`native` (the checkpoint's own) or of: " + ", ".join(FORMATS),
+    )
+    activations: tuple[Literal["auto", "bf16"], ...] = Field(
+        default=("auto",),
+        description="`auto`: as the weight format multiplies; `bf16`: fp8 or int8 weights are "
+        "expanded and multiplied in bf16.",
+    )
+    kv: tuple[Literal["native", "bf16", "fp8"], ...] = Field(
+        default=("native",), description="KV cache: `native` (the checkpoint's own), bf16, fp8."
+    )
+
+    @field_validator("weights", "activations", "kv", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("weights")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        known = ("native", *FORMATS)
+        for name in value:
+            if name not in known:
+                raise ValueError(f"unknown format {name!r}; expected one of {', '.join(known)}")
+        return value
+
+
+class SearchChoice(_Strict):
+    """Limits of the search."""
+
+    max_replica_devices: int = Field(
+        default=256, ge=1, le=256, description="Devices of one replica, at most."
+    )
+    max_utilization: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Load over capacity of any pool, at most; 0.95 for Poisson arrivals, "
+        "1 for steady ones if not given.",
+    )
+
+
+Runtime = Literal["continuous", "disaggregated"]
+
+
+class Query(_Strict):
+    """The cheapest fleet that serves this model under this SLO: the question."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    model: str = Field(
+        description="A model of the catalog (`planner models`), or path to a config.json."
+    )
+    workload: Workload
+    slo: Slo = Field(default=Slo(), description="Latency objectives; none for offline work.")
+    devices: tuple[Annotated[DeviceChoice, BeforeValidator(_read_device)], ...] = Field(
+        min_length=1, description="Candidate devices: names, or mappings with price and limits."
+    )
+    runtime: tuple[Runtime, ...] = Field(
+        default=("continuous", "disaggregated"),
+        description="`continuous`, `disaggregated`, or both (a list, or `both`).",
+    )
+    engine: str = Field(
+        default="trtllm", description="Whose operator tables to use: " + ", ".join(ENGINES)
+    )
+    precision: PrecisionChoice = PrecisionChoice()
+    search: SearchChoice = SearchChoice()
+
+    @field_validator("runtime", mode="before")
+    @classmethod
+    def _runtimes(cls, value: Any) -> Any:
+        if value == "both":
+            return ["continuous", "disaggregated"]
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, value: str) -> str:
+        if value not in ENGINES:
+            raise ValueError(f"unknown engine {value!r}; expected one of {', '.join(ENGINES)}")
+        return value
+
+    @field_validator("model")
+    @classmethod
+    def _beside_query(cls, value: str, info: ValidationInfo) -> str:
+        return _resolve_path(value, info, (".json",))
+
+    @field_validator("devices")
+    @classmethod
+    def _distinct(
+        cls, value: tuple[DeviceChoice, ...], info: ValidationInfo
+    ) -> tuple[DeviceChoice, ...]:
+        names = [device.name for device in value]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"given twice: {', '.join(repeated)}")
+        return tuple(
+            device.model_copy(update={"name": _resolve_path(device.name, info, (".yaml", ".yml"))})
+            for device in value
+        )
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Query:
+        if self.workload.qps == "max" and any(d.inventory is None for d in self.devices):
+            raise ValueError("workload.qps: `max` needs an inventory for every device")
+        return self
+
+
+def _resolve_path(value: str, info: ValidationInfo, suffixes: tuple[str, ...]) -> str:
+    """Paths in a query file are relative to the file."""
+    folder = (info.context or {}).get("folder")
+    if folder is not None and (value.endswith(suffixes) or value.startswith((".", "/", "~"))):
+        return str((Path(folder) / Path(value).expanduser()).resolve())
+    return value
+
+
+def load_query(path: Path) -> Query:
+    """Read and validate a query file.
+
+    Raises:
+        ConfigError: file, line, field and what was expected, one line per mistake.
+    """
+    return validate(read_yaml(path), Query)

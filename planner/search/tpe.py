@@ -1,0 +1,123 @@
+"""Sample layouts by Optuna's tree-structured Parzen estimator (TPE).
+
+A trial fixes one role's layout, device and precision; the estimator sweeps batch and chunk
+inside it. Each degree is drawn from the values that some feasible layout still has, given
+the degrees already drawn, so that no trial is infeasible by structure.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from perfmodel.layout import DEGREES, Layouts
+from perfmodel.precision import Precision
+from planner.problem import Offer
+from planner.search.result import Progress, SearchResult
+from planner.sweep import Candidates, Funnel, Space, concatenate
+
+if TYPE_CHECKING:
+    import optuna
+
+Choices = list[tuple[Offer, Precision, Layouts, Funnel]]
+
+STARTUP = 16
+"""Trials per role that start the search: spread evenly over the feasible layouts."""
+
+
+def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -> SearchResult:
+    """The best `trials` layouts per role that TPE finds, with all their batches."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    candidates: list[Candidates] = []
+    funnels: list[Funnel] = []
+    evaluated = 0
+    total = 0
+    for position, role in enumerate(space.roles):
+        choices: Choices = []
+        for offer, precision in space.pairs():
+            funnel = Funnel(role, offer.device.name, str(precision))
+            layouts = space.feasible_layouts(role, offer, precision, funnel)
+            funnels.append(funnel)
+            if len(layouts):
+                choices.append((offer, precision, layouts, funnel))
+        if not choices:
+            continue
+        total += sum(len(c[2]) for c in choices)
+        found: dict[tuple[int, int], Candidates] = {}
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP
+        )
+        study = optuna.create_study(direction="minimize", sampler=sampler)
+        for which, row in _spread(choices, STARTUP):
+            study.enqueue_trial(_fractions(choices, which, row))
+        for number in range(trials):
+            progress(f"TPE: {role}", 0.9 * (position + number / trials) / len(space.roles))
+            trial = study.ask()
+            which, row = _draw(trial, choices)
+            offer, precision, layouts, _ = choices[which]
+            if (which, row) not in found:
+                found[which, row] = space.evaluate(
+                    role, offer, precision, layouts, rows=np.array([row])
+                )
+            study.tell(trial, _price_per_qps(found[which, row]))
+        for which, (_, _, _, funnel) in enumerate(choices):
+            mine = [c for (w, _), c in found.items() if w == which]
+            count = len(mine) * len(space.axes(role)[0])
+            evaluated += count
+            funnel.add("evaluated", count)
+            funnel.add("feasible", sum(len(c) for c in mine))
+            candidates += [concatenate(mine)] if mine else []
+    return SearchResult(
+        candidates=candidates,
+        funnels=funnels,
+        evaluated=evaluated,
+        proven=False,
+        statement=f"best of {trials} sampled layouts per role (of {total:,} feasible ones in "
+        "all); not proven optimal: run --search exhaustive for a proof",
+    )
+
+
+def _price_per_qps(found: Candidates) -> float:
+    """USD per hour per request/s of the layout's best feasible batch, large where there is none."""
+    if len(found) == 0:
+        return 1e12
+    price = found.world * found.offer.usd_per_device_hour
+    return float((price / found.qps).min())
+
+
+def _spread(choices: Choices, count: int) -> list[tuple[int, int]]:
+    """Feasible points spread evenly over devices and layouts, to seed the sampler."""
+    sizes = [len(choice[2]) for choice in choices]
+    starts = np.cumsum([0, *sizes])
+    points = np.unique(np.linspace(0, starts[-1] - 1, count).astype(int))
+    which = np.searchsorted(starts, points, side="right") - 1
+    return [(int(w), int(point - starts[w])) for w, point in zip(which, points, strict=True)]
+
+
+def _draw(trial: optuna.Trial, choices: Choices) -> tuple[int, int]:
+    """One feasible layout: every degree from the values that remain possible."""
+    which = trial.suggest_categorical("device", list(range(len(choices))))
+    rows = choices[which][2].rows()
+    index = np.arange(len(rows))
+    for column, name in enumerate(DEGREES):
+        values = np.unique(rows[index, column])
+        fraction = trial.suggest_float(name, 0.0, 1.0)
+        value = values[min(int(fraction * len(values)), len(values) - 1)]
+        index = index[rows[index, column] == value]
+    return which, int(index[0])
+
+
+def _fractions(choices: Choices, which: int, row: int) -> dict[str, float | int]:
+    """The parameters from which `_draw` draws a given layout."""
+    rows = choices[which][2].rows()
+    index = np.arange(len(rows))
+    parameters: dict[str, float | int] = {"device": which}
+    for column, name in enumerate(DEGREES):
+        values = np.unique(rows[index, column])
+        position = int(np.searchsorted(values, rows[row, column]))
+        parameters[name] = (position + 0.5) / len(values)
+        index = index[rows[index, column] == rows[row, column]]
+    return parameters

@@ -1,0 +1,188 @@
+"""How many replicas a pool needs: whole ones, with queueing, within the latency targets.
+
+All functions take arrays of candidates and search the smallest count that meets the
+target; waiting falls with every replica added, so bisection finds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.queueing import exceedance, mean_wait_s, wait_probability
+from planner.problem import Problem
+from planner.query import Target
+from planner.sweep import Candidates
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+ADMISSION_SHARE = 0.05
+"""Waiting for a decode slot may take at most this share of the TTFT target."""
+
+UNREACHABLE = np.iinfo(np.int64).max
+"""Count of a pool that no number of replicas makes fast enough."""
+
+
+class Waiting:
+    """Waiting of requests in front of a pool, per candidate: its mean, and its chance."""
+
+    def __init__(self, mean_s: FloatArray, probability: FloatArray) -> None:
+        self.mean_s = mean_s
+        self.probability = probability
+
+
+def first_token_waiting(
+    problem: Problem, pool: Candidates, replicas: FloatArray, qps: float
+) -> Waiting:
+    """Waiting for prefill (and, under continuous batching, for a slot).
+
+    Args:
+        replicas: broadcastable against the candidates on its last axis.
+    """
+    load = qps / (pool.qps * replicas)
+    servers = pool.servers * replicas
+    if pool.role == "continuous":
+        busy = load * pool.prefill_share
+        mean = mean_wait_s(servers, busy, pool.pace_s, problem.arrival_cv2, pool.pace_cv2)
+        chance = wait_probability(servers, busy)
+        slot = slot_waiting(problem, pool, replicas, qps)
+        return Waiting(mean + slot.mean_s, 1.0 - (1.0 - chance) * (1.0 - slot.probability))
+    # A batch waits to be filled, and arrives as regularly as the sum of its requests.
+    filling = (pool.batch - 1) / 2.0 * servers / qps if problem.arrival_cv2 else 0.0
+    arrival_cv2 = problem.arrival_cv2 / pool.batch
+    mean = mean_wait_s(servers, load, pool.pace_s, arrival_cv2, pool.pace_cv2)
+    # Under light load a batch is not held back to be filled.
+    filling = np.minimum(filling, pool.pace_s)
+    chance = wait_probability(servers, load)
+    chance = np.where(pool.batch > 1, 1.0, chance)
+    return Waiting(mean + filling, chance)
+
+
+def slot_waiting(problem: Problem, pool: Candidates, replicas: FloatArray, qps: float) -> Waiting:
+    """Waiting for one of a pool's decode slots; a slot is held for the whole output."""
+    outputs = problem.traffic.outputs
+    servers = pool.slots * replicas
+    load = qps / (pool.qps * replicas)
+    held_s = pool.ttit_s * outputs.mean
+    cv2 = max(outputs.mean_square / outputs.mean**2 - 1.0, 0.0)
+    mean = mean_wait_s(servers, load, held_s, problem.arrival_cv2, cv2)
+    return Waiting(mean, wait_probability(servers, load))
+
+
+def ttft_s(
+    problem: Problem, pool: Candidates, waiting: Waiting, extra_s: FloatArray | float
+) -> FloatArray:
+    """Mean TTFT: service, waiting, and `extra_s` (KV transfer, admission)."""
+    service = pool.latency_s @ np.array(problem.traffic.inputs.weights)
+    result: FloatArray = service + waiting.mean_s + extra_s
+    return result
+
+
+def late_share(
+    problem: Problem,
+    pool: Candidates,
+    waiting: Waiting,
+    extra_s: FloatArray | float,
+    limit_s: float,
+) -> FloatArray:
+    """Share of requests whose first token comes after `limit_s`."""
+    share: FloatArray | float = 0.0
+    for j, weight in enumerate(problem.traffic.inputs.weights):
+        left = limit_s - pool.latency_s[..., j] - extra_s
+        share = share + weight * exceedance(left, waiting.probability, waiting.mean_s)
+    return np.asarray(share)
+
+
+def ttft_percentile_s(
+    problem: Problem, pool: Candidates, waiting: Waiting, extra_s: float, percentile: float
+) -> float:
+    """TTFT that the given percentile of requests of one candidate stay within, seconds."""
+    low, high = 0.0, 1.0
+    late = 1.0 - percentile / 100.0
+
+    def exceeds(limit: float) -> bool:
+        return bool(late_share(problem, pool, waiting, extra_s, limit).ravel()[0] > late)
+
+    while exceeds(high) and high < 1e9:
+        high *= 2.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if exceeds(middle) else (low, middle)
+    return high
+
+
+def meets_ttft(
+    problem: Problem,
+    pool: Candidates,
+    replicas: FloatArray,
+    qps: float,
+    extra_s: FloatArray | float,
+    target: Target | None,
+) -> BoolArray:
+    """Where the pool's first tokens meet the target at this load."""
+    stable = qps <= pool.qps * replicas * problem.max_utilization * (1 + 1e-9)
+    if target is None:
+        return np.asarray(np.broadcast_to(stable, np.broadcast_shapes(stable.shape)))
+    waiting = first_token_waiting(problem, pool, replicas, qps)
+    if target.percentile is None:
+        return np.asarray(stable & (ttft_s(problem, pool, waiting, extra_s) <= target.seconds))
+    late = late_share(problem, pool, waiting, extra_s, target.seconds)
+    return np.asarray(stable & (late <= 1.0 - target.percentile / 100.0))
+
+
+def replicas_for_ttft(
+    problem: Problem, pool: Candidates, qps: float, extra_s: FloatArray | float
+) -> IntArray:
+    """Fewest replicas with which the TTFT target holds; `UNREACHABLE` where none does.
+
+    Args:
+        extra_s: time besides service and waiting; broadcastable, candidates on the last axis.
+    """
+    shape = np.broadcast_shapes((len(pool),), np.shape(extra_s))
+    target = problem.slo.ttft
+    return _fewest(
+        lambda n: meets_ttft(problem, pool, n, qps, extra_s, target),
+        np.broadcast_to(_least(problem, pool, qps), shape),
+    )
+
+
+def replicas_for_slots(problem: Problem, pool: Candidates, qps: float) -> IntArray:
+    """Fewest decode replicas that admit requests promptly (see `ADMISSION_SHARE`)."""
+    target = problem.slo.ttft
+
+    def admits(replicas: FloatArray) -> BoolArray:
+        stable = qps <= pool.qps * replicas * problem.max_utilization * (1 + 1e-9)
+        if target is None:
+            return np.asarray(stable)
+        mean = slot_waiting(problem, pool, replicas, qps).mean_s
+        return np.asarray(stable & (mean <= ADMISSION_SHARE * target.seconds))
+
+    return _fewest(admits, _least(problem, pool, qps))
+
+
+def _least(problem: Problem, pool: Candidates, qps: float) -> IntArray:
+    needed = qps / (pool.qps * problem.max_utilization)
+    return np.maximum(np.ceil(needed * (1 - 1e-9)), 1).astype(np.int64)
+
+
+def _fewest(holds: Callable[[FloatArray], BoolArray], least: IntArray) -> IntArray:
+    """Smallest count from `least` on for which `holds`, which is monotone in the count."""
+    low = least.astype(float)
+    # With this many replicas a queue has all but vanished; what still fails, fails idle too.
+    high = np.ceil(least * 8.0 + 64.0)
+    reachable = np.broadcast_to(holds(high), high.shape)
+    done = np.broadcast_to(holds(low), low.shape)
+    while True:
+        open_ = ~done & reachable & (high - low > 1)
+        if not open_.any():
+            break
+        middle = np.floor((low + high) / 2.0)
+        good = holds(middle)
+        high = np.where(open_ & good, middle, high)
+        low = np.where(open_ & ~good, middle, low)
+    count = np.where(done, low, high).astype(np.int64)
+    return np.where(reachable | done, count, UNREACHABLE)

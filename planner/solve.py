@@ -1,0 +1,192 @@
+"""From a query to a plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perfmodel.database import PerfStore
+from planner.assess import assess
+from planner.dominance import reduce
+from planner.infeasible import explain_infeasible
+from planner.pairing import Choice, best_continuous, best_pairs, rank
+from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
+from planner.problem import Problem, resolve
+from planner.query import Query
+from planner.search import SearchResult, exhaustive, tpe
+from planner.sweep import Space
+
+ALTERNATIVES = 6
+"""Runners-up reported."""
+
+Progress = Callable[[str, float], None]
+
+
+def solve(
+    query: Query,
+    *,
+    search: str = "exhaustive",
+    seed: int = 0,
+    trials: int = 400,
+    search_path: Sequence[Path] = (),
+    store: PerfStore | None = None,
+    progress: Progress | None = None,
+) -> Plan:
+    """The cheapest fleet that serves a query.
+
+    Args:
+        search: `exhaustive` (proves its optimum) or `tpe` (samples `trials` layouts per role).
+        seed: of the TPE sampler.
+        search_path: folders with further models and devices.
+        progress: called with what is being done and the share done.
+
+    Raises:
+        InputError: the query names something unknown, or no fleet serves it; the message
+            says which limit binds and the nearest relaxation.
+    """
+    started = time.perf_counter()
+    problem = resolve(query, search_path)
+    space = Space(problem, store)
+    report = progress or (lambda _what, _share: None)
+    strategy = {"exhaustive": exhaustive, "tpe": tpe}[search]
+    result = strategy(space, report, seed=seed, trials=trials)
+    report("sizing fleets", 0.95)
+    qps, choices = choose(problem, result)
+    if not choices:
+        raise explain_infeasible(space, result)
+    ranked = rank(choices)
+    plans = [assess(space, choice, qps) for choice in _notable(ranked)]
+    report("done", 1.0)
+    return Plan(
+        query=query_data(query),
+        model=_model_data(problem),
+        statistics=_statistics(problem),
+        best=plans[0],
+        alternatives=tuple(plans[1:]),
+        search=_search_plan(result, search, time.perf_counter() - started),
+        notes=_notes(problem, plans[0]),
+    )
+
+
+def choose(problem: Problem, result: SearchResult) -> tuple[float, list[Choice]]:
+    """The demand served, and the cheapest choice of every kind and device combination."""
+    pools = {
+        role: [reduce(problem, c) for c in result.candidates if c.role == role]
+        for role in ("prefill", "decode")
+    }
+    mixed = [c for c in result.candidates if c.role == "continuous"]
+
+    def at(qps: float) -> list[Choice]:
+        choices = best_pairs(problem, pools["prefill"], pools["decode"], qps)
+        for candidates in mixed:
+            choice = best_continuous(problem, candidates, qps)
+            if choice is not None:
+                choices.append(choice)
+        return choices
+
+    if problem.qps is not None:
+        return problem.qps, at(problem.qps)
+    return _most(at)
+
+
+def _most(at: Callable[[float], list[Choice]]) -> tuple[float, list[Choice]]:
+    """The largest demand that the inventory serves, to 0.1 %, and who serves it."""
+    low, best = 0.0, list[Choice]()
+    high = 1.0
+    while high < 1e9:
+        choices = at(high)
+        if not choices:
+            break
+        low, best, high = high, choices, high * 2.0
+    if not best:
+        high, floor = 1.0, 1e-6
+        while high > floor and not best:
+            high /= 4.0
+            best = at(high)
+            low = high
+        high *= 4.0
+    while best and high - low > 1e-3 * low:
+        middle = (low + high) / 2.0
+        choices = at(middle)
+        if choices:
+            low, best = middle, choices
+        else:
+            high = middle
+    return low, best
+
+
+def _notable(ranked: Sequence[Choice]) -> list[Choice]:
+    """The winner, the best of every other kind, then the next cheapest."""
+    chosen = [ranked[0]]
+    for kind in ("continuous", "disaggregated", "heterogeneous"):
+        chosen += [c for c in ranked if c.kind == kind and c not in chosen][:1]
+    chosen += [c for c in ranked if c not in chosen]
+    chosen = chosen[: ALTERNATIVES + 1]
+    return [chosen[0], *rank(chosen[1:])]
+
+
+def query_data(query: Query) -> dict[str, Any]:
+    """The query as plain data, in the form in which it can be read again."""
+    data: dict[str, Any] = query.model_dump(mode="json", exclude_defaults=True)
+    for name in ("input_tokens", "output_tokens"):
+        lengths = getattr(query.workload, name)
+        data["workload"][name] = {"tokens": list(lengths.tokens), "weights": list(lengths.weights)}
+    return data
+
+
+def _model_data(problem: Problem) -> dict[str, Any]:
+    model = problem.model
+    return {
+        "name": model.name,
+        "parameters": model.parameters(),
+        "active_parameters": model.active_parameters(),
+        "layers": model.layers,
+        "checkpoint_format": model.quantization,
+        "notes": list(model.notes),
+    }
+
+
+def _statistics(problem: Problem) -> dict[str, str]:
+    slo = problem.slo
+    return {
+        name: target.statistic
+        for name, target in (("ttft", slo.ttft), ("ttit", slo.ttit), ("e2e", slo.e2e))
+        if target is not None
+    }
+
+
+def _search_plan(result: SearchResult, method: str, seconds: float) -> SearchPlan:
+    sizes = {
+        role: sum(len(c) for c in result.candidates if c.role == role)
+        for role in ("prefill", "decode", "continuous")
+    }
+    return SearchPlan(
+        method=method,
+        proven=result.proven,
+        statement=result.statement,
+        evaluated=result.evaluated,
+        feasible=sum(sizes.values()),
+        pairs=sizes["prefill"] * sizes["decode"],
+        seconds=seconds,
+        funnels=tuple(
+            FunnelPlan(f.role, f.device, f.precision, tuple(f.stages)) for f in result.funnels
+        ),
+    )
+
+
+def _notes(problem: Problem, best: FleetPlan) -> tuple[str, ...]:
+    """What a careful reader should know before spending money on the answer."""
+    notes = [*problem.model.notes]
+    for pool in best.pools:
+        unknown = 1.0 - pool.time_by_kind.get("measured", 0.0)
+        if unknown > 0.3:
+            notes.append(
+                f"{unknown:.0%} of the {pool.role} time on {pool.device} rests on extrapolated or "
+                "analytic operators: measure before buying."
+            )
+    idle = sum(h.devices - h.used_devices for h in best.hosts)
+    if idle:
+        notes.append(f"{idle} devices of the whole hosts stay idle; they could take other work.")
+    return tuple(notes)
