@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -29,6 +29,22 @@ class Lengths:
     def fixed(cls, tokens: float) -> Lengths:
         """Every request the same."""
         return cls((float(tokens),), (1.0,))
+
+    @classmethod
+    def from_histogram(cls, tokens: Sequence[float], weights: Sequence[float]) -> Lengths:
+        """From lengths and how often each occurs; weights need not add up to one.
+
+        Raises:
+            InputError: lengths and weights do not pair up, a length below one token, a
+                negative weight, or no weight at all.
+        """
+        if len(tokens) != len(weights) or not tokens:
+            raise InputError("expected as many weights as token lengths, at least one")
+        if min(tokens) < 1 or min(weights) < 0 or sum(weights) <= 0:
+            raise InputError("expected lengths of at least one token and positive weights")
+        pairs = sorted((float(t), float(w)) for t, w in zip(tokens, weights, strict=True) if w > 0)
+        whole = sum(w for _, w in pairs)
+        return cls(tuple(t for t, _ in pairs), tuple(w / whole for _, w in pairs))
 
     @classmethod
     def from_percentiles(cls, percentiles: Mapping[float, float]) -> Lengths:

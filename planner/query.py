@@ -56,6 +56,8 @@ def _read_target(value: Any) -> Any:
     if isinstance(value, Target):
         return value
     percentile: float | None = None
+    if isinstance(value, dict) and "seconds" in value:
+        return value
     if isinstance(value, dict):
         if len(value) != 1:
             raise ValueError("expected one statistic, such as {p99: 500ms} or {mean: 500ms}")
@@ -70,7 +72,11 @@ def _read_target(value: Any) -> Any:
 
 
 def _read_lengths(value: Any) -> Any:
-    """A number of tokens, or percentiles of one."""
+    """A number of tokens, percentiles, or a histogram."""
+    if isinstance(value, Lengths):
+        return value
+    if isinstance(value, dict) and set(value) == {"tokens", "weights"}:
+        return Lengths.from_histogram(value["tokens"], value["weights"])
     if isinstance(value, dict):
         points = {_percentile(k): parse_quantity(v, "tokens") for k, v in value.items()}
         return Lengths.from_percentiles(points)
@@ -97,8 +103,8 @@ class Workload(_Strict):
         description="Requests per second to serve; `max`: as many as the inventory allows."
     )
     input_tokens: TokenLengths = Field(
-        description="Prompt length: a number, or percentiles such as {p50: 800, p99: 4000}. "
-        "Image or audio tokens count like text."
+        description="Prompt length: a number, percentiles such as {p50: 800, p99: 4000}, or a "
+        "histogram {tokens: [500, 2000], weights: [0.7, 0.3]}. Image tokens count like text."
     )
     output_tokens: TokenLengths = Field(description="Output length, in the same forms.")
     prefix_cache_hit: float = Field(

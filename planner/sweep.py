@@ -263,7 +263,8 @@ class Space:
         if funnel is not None:
             for name, count in zip(("evaluated", "memory", "SLO"), counts, strict=True):
                 funnel.add(name, int(count))
-        return concatenate(blocks) if blocks else empty(role, offer, precision, layouts)
+        nodes = len(self.problem.traffic.inputs.weights)
+        return concatenate(blocks) if blocks else empty(role, offer, precision, layouts, nodes)
 
     def _evaluate_block(
         self,
@@ -287,7 +288,8 @@ class Space:
             meets = _meets_mean_or_percentile(latency, traffic.inputs.weights, slo.ttft)
         elif role == "decode":
             d = phases.decode(step, block, traffic, batch, _percentile(slo.ttit))
-            memory, qps, latency = d.memory, d.qps, zeros[:, :, None]
+            memory, qps = d.memory, d.qps
+            latency = np.zeros((*shape, len(traffic.inputs.weights)))
             pace, cv2 = d.ttit_s * traffic.outputs.mean, np.full(shape, self._output_cv2())
             servers, ttit, slots, share = d.slots, d.ttit_s, d.slots, zeros
             meets = np.ones(shape, dtype=bool)
@@ -353,11 +355,13 @@ def kv_shards(problem: Problem, layouts: Layouts) -> FloatArray:
     return shards
 
 
-def empty(role: Role, offer: Offer, precision: Precision, layouts: Layouts) -> Candidates:
+def empty(
+    role: Role, offer: Offer, precision: Precision, layouts: Layouts, nodes: int
+) -> Candidates:
     """No candidates."""
     none, no = np.zeros(0), np.zeros(0, dtype=np.int64)
     return Candidates(
-        role, offer, precision, layouts, no, no, no, no, none, np.zeros((0, 1)), *[none] * 7
+        role, offer, precision, layouts, no, no, no, no, none, np.zeros((0, nodes)), *[none] * 7
     )
 
 

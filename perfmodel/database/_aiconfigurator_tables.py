@@ -53,6 +53,17 @@ PLAIN_EXPERTS = {
 MIN_LATENCY_TOKENS = 128
 """TensorRT-LLM's low-latency nvfp4 expert kernel is used up to this many tokens."""
 
+MIN_LATENCY_EXPERTS = 16
+"""And from this many experts: with 8, its rows would need 26 TB/s of an 8 TB/s memory."""
+
+WITHHELD = {
+    ("a100_sxm", "trtllm", "attention_generation"): (
+        "long contexts are read at 3.4 TB/s by a device of 2.04 TB/s, as if keys and values "
+        "shared one buffer; other engines on it stay below 85 % of its bandwidth"
+    ),
+}
+"""(system, engine, family) of tables that are physically impossible as a whole, and why."""
+
 Rank = Callable[[pl.DataFrame], pl.DataFrame]
 
 
@@ -96,7 +107,12 @@ def _serving_attention(rows: pl.DataFrame) -> pl.DataFrame:
 def _serving_experts(rows: pl.DataFrame) -> pl.DataFrame:
     """The low-latency kernel where it is used, and nowhere else."""
     low_latency = pl.col("kernel") == "moe_torch_flow_min_latency"
-    rows = rows.filter(~low_latency | (pl.col("tokens") <= MIN_LATENCY_TOKENS))
+    used = (
+        (pl.col("tokens") <= MIN_LATENCY_TOKENS)
+        & (pl.col("experts") >= MIN_LATENCY_EXPERTS)
+        & (pl.col("activation") == "gated")
+    )
+    rows = rows.filter(~low_latency | used)
     return _first_choice(rows, ~low_latency)
 
 

@@ -9,6 +9,7 @@ from perfmodel.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import polars as pl
 
@@ -42,7 +43,7 @@ class TableError(InputError):
         return TableError, (self.source, self.problem, self.column, self.row)
 
 
-def read_parquet(path: object, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """Read a Parquet file.
 
     Raises:
@@ -52,9 +53,7 @@ def read_parquet(path: object, columns: Sequence[str] | None = None) -> pl.DataF
 
     try:
         # From memory: a table that is replaced while it is read must not tear a mapping.
-        from pathlib import Path
-
-        data = Path(str(path)).read_bytes()
+        data = path.read_bytes()
         return pl.read_parquet(data, columns=list(columns) if columns is not None else None)
     except FileNotFoundError:
         raise TableError(path, "no such file") from None

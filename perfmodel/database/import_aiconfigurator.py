@@ -11,14 +11,20 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
-from perfmodel.database._aiconfigurator_tables import ENGINES, NUMBER_FORMATS, RECIPES, Recipe
+from perfmodel.database._aiconfigurator_tables import (
+    ENGINES,
+    NUMBER_FORMATS,
+    RECIPES,
+    WITHHELD,
+    Recipe,
+)
 from perfmodel.database.checks import TableError, check_column, checked, read_parquet
 from perfmodel.database.schema import FAMILIES, Column, Family
 from perfmodel.documents import read_yaml
@@ -32,7 +38,7 @@ SHIPPED_DEVICES = ("h100_sxm", "h200_sxm", "b200_sxm", "gb200_nvl72", "a100_sxm"
 _DEVICE_NAMES = {"gb200": "gb200_nvl72", "gb300": "gb300_nvl72"}
 """The producer's systems whose name is not ours."""
 
-Status = Literal["written", "missing", "refused"]
+Status = Literal["written", "missing", "withheld", "refused"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,13 @@ class ImportedTable:
     """What became of one table.
 
     Attributes:
-        status: `written`; `missing` (the package has no such table); or `refused`, whole,
-            with the reason, any older table at the destination left as it was.
+        status: `written`; `missing` (the package has no such table); `withheld` (it is
+            known to be physically impossible); or `refused` (it is malformed). Nothing is
+            written but in the first case: an older table at the destination stays.
         version: engine version taken; empty if missing.
         rows: rows written.
         merged: rows left out because another of the same shape stands for them.
-        reason: why it was refused, with file, column and row.
+        reason: why it was withheld, or refused with file, column and row.
     """
 
     device: str
@@ -122,6 +129,8 @@ class _Job:
         if path is None:
             return ImportedTable(*names, "missing")
         version = path.parent.name
+        if reason := WITHHELD.get((self.system, self.engine, self.family.name)):
+            return ImportedTable(*names, "withheld", version, reason=reason)
         try:
             rows = self.translate(path)
             unique = self.settle(rows)
@@ -205,8 +214,7 @@ class _Job:
         )
 
 
-def _refuse_unknown(values: pl.Series, words: dict[str, str] | object, path: Path) -> None:
-    assert isinstance(words, dict)
+def _refuse_unknown(values: pl.Series, words: Mapping[str, str], path: Path) -> None:
     check_column(values, Column(values.name, "text", "", "", choices=tuple(words)), path)
 
 
@@ -250,7 +258,3 @@ def _current_versions(path: Path) -> dict[tuple[str, str], str]:
     except (TypeError, KeyError, AttributeError) as error:
         raise TableError(path, f"expected defaults and overrides of versions ({error})") from None
     return found
-
-
-def _refused(report: Iterable[ImportedTable]) -> Iterator[str]:
-    return (entry.reason for entry in report if entry.status == "refused")

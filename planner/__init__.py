@@ -1,0 +1,30 @@
+"""The planner: from a query to the cheapest fleet.
+
+| name | what |
+|---|---|
+| `solve` | a `Query` in, a `Plan` out |
+| `Query`, `load_query` | the question, and its YAML form |
+| `Plan` | the answer |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planner.plan import Plan
+    from planner.query import Query, load_query
+    from planner.solve import solve
+
+__all__ = ["Plan", "Query", "load_query", "solve"]
+
+_HOMES = {"Plan": "plan", "Query": "query", "load_query": "query", "solve": "solve"}
+
+
+def __getattr__(name: str) -> Any:
+    """Load the public names on first use, so that `planner --help` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"planner.{_HOMES[name]}"), name)

@@ -1,0 +1,288 @@
+"""The `planner` command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from planner.plan import Plan
+    from planner.query import Query
+
+BAD_INPUT, INFEASIBLE = 2, 3
+
+app = typer.Typer(
+    name="planner",
+    help="The cheapest fleet that serves an LLM under an SLO, and how sure that is.\n\n"
+    "Exit status: 0 solved, 2 bad input, 3 no fleet serves the query.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+perfdb = typer.Typer(help="The measured-performance database.", no_args_is_help=True)
+app.add_typer(perfdb, name="perfdb")
+
+SearchPath = Annotated[
+    list[Path] | None,
+    typer.Option("--search-path", help="Folder with further device or model files; repeatable."),
+]
+
+
+@app.command()
+def solve(
+    query: Annotated[Path, typer.Argument(help="Query file (YAML); see `planner schema`.")],
+    search: Annotated[str, typer.Option(help="exhaustive or tpe.")] = "exhaustive",
+    seed: Annotated[int, typer.Option(help="Seed of the TPE sampler.")] = 0,
+    trials: Annotated[int, typer.Option(min=1, help="TPE trials per role.")] = 400,
+    json: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
+    yaml: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file.")] = None,
+    search_path: SearchPath = None,
+    perfdb_path: Annotated[
+        list[Path] | None,
+        typer.Option("--perfdb", help="Folder of measured tables, before the shipped ones."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one line.")] = False,
+) -> None:
+    """Find the cheapest fleet for a query.
+
+    Example: planner solve examples/text_agent_llama3_70b.yaml --json plan.json
+    """
+    from perfmodel.errors import InputError
+    from planner.query import load_query
+
+    if search not in ("exhaustive", "tpe"):
+        _fail(f"--search: expected exhaustive or tpe, got {search!r}", BAD_INPUT)
+    for path in (json, yaml):
+        if path is not None and not path.absolute().parent.is_dir():
+            _fail(f"{path}: the folder does not exist", BAD_INPUT)
+    try:
+        plan = _solve(load_query(query), search, seed, trials, search_path or [], perfdb_path or [])
+        from planner.plan import write_plan
+
+        if json is not None:
+            write_plan(plan, json)
+        if yaml is not None:
+            write_plan(plan, yaml)
+    except InputError as error:
+        _fail(str(error), _status(error))
+    from planner.report import headline, print_plan
+
+    console = _console()
+    if quiet:
+        console.print(headline(plan))
+    else:
+        print_plan(plan, console)
+
+
+def _solve(
+    query: Query,
+    search: str,
+    seed: int,
+    trials: int,
+    search_path: list[Path],
+    perfdb_path: list[Path],
+) -> Plan:
+    """Solve with a progress bar on standard error once it takes longer than two seconds."""
+    import time
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from perfmodel.database import PerfStore
+    from planner.solve import solve as find
+
+    started = time.perf_counter()
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    task = bar.add_task("", total=1.0)
+    shown = False
+
+    def progress(what: str, share: float) -> None:
+        nonlocal shown
+        if not shown and time.perf_counter() - started > 2.0:
+            shown = True
+            bar.start()
+        bar.update(task, description=what, completed=share)
+
+    try:
+        return find(
+            query,
+            search=search,
+            seed=seed,
+            trials=trials,
+            search_path=search_path,
+            store=PerfStore(perfdb_path),
+            progress=progress,
+        )
+    finally:
+        if shown:
+            bar.stop()
+
+
+@app.command()
+def explain(
+    plan: Annotated[Path, typer.Argument(help="Plan file that `solve --json` or --yaml wrote.")],
+    fleet: Annotated[
+        int, typer.Option(min=0, help="0: the best fleet, 1 and on: its alternatives.")
+    ] = 0,
+    search_path: SearchPath = None,
+) -> None:
+    """Re-derive a plan's figures, down to the operators of each step.
+
+    Example: planner explain plan.json
+    """
+    from perfmodel.errors import InputError
+    from planner.explain import explain_plan
+    from planner.plan import read_plan
+
+    try:
+        explain_plan(read_plan(plan), str(plan), fleet, _console(), search_path or [])
+    except InputError as error:
+        _fail(str(error), _status(error))
+
+
+@app.command()
+def schema(
+    as_json: Annotated[bool, typer.Option("--json", help="The JSON Schema itself.")] = False,
+) -> None:
+    """Document every field of a query file."""
+    from planner.schema import json_schema, print_schema
+
+    if as_json:
+        typer.echo(json_schema())
+    else:
+        print_schema(_console())
+
+
+@app.command()
+def models() -> None:
+    """List the shipped models."""
+    from rich.table import Table
+
+    from perfmodel.architecture import catalog, load_model
+
+    table = Table("model", "parameters", "active", "weights", "also called", box=None)
+    for name, entry in catalog().items():
+        model = load_model(name)
+        table.add_row(
+            name,
+            f"{model.parameters() / 1e9:.1f} B",
+            f"{model.active_parameters() / 1e9:.1f} B",
+            model.quantization,
+            ", ".join(entry.aliases),
+        )
+    _console().print(table)
+
+
+@app.command()
+def devices(search_path: SearchPath = None) -> None:
+    """List devices: memory, bandwidth, peak, default price, and whose operators are measured."""
+    from rich.table import Table
+
+    from perfmodel.database import PerfStore
+    from perfmodel.errors import InputError
+    from perfmodel.hardware import device_names, load_device
+    from perfmodel.units import format_bytes
+    from planner.problem import price_list
+
+    store = PerfStore()
+    table = Table("device", "memory", "TB/s", "bf16 TFLOP/s", "host", "USD/h", "measured", box=None)
+    try:
+        prices = price_list()
+        for name in device_names(search_path or []):
+            device = load_device(name, search_path or [])
+            price = prices.get(device.name)
+            measured = [e for e in store.engines(device.name) if e != "nccl"]
+            table.add_row(
+                device.name,
+                format_bytes(device.memory_bytes),
+                f"{device.memory_bandwidth_bytes_per_s / 1e12:.2f}",
+                f"{device.peak_flops_per_s['bf16'] / 1e12:,.0f}",
+                str(device.host_devices),
+                f"{price[0]:.2f}" if price else "-",
+                ", ".join(measured) or "no (analytic)",
+            )
+    except InputError as error:
+        _fail(str(error), BAD_INPUT)
+    _console().print(table)
+
+
+@perfdb.command("list")
+def perfdb_list(
+    path: Annotated[
+        list[Path] | None, typer.Argument(help="Folders before the shipped one.")
+    ] = None,
+) -> None:
+    """List measured tables: device, engine, version, rows."""
+    from rich.table import Table
+
+    from perfmodel.database import PerfStore
+    from perfmodel.errors import InputError
+
+    table = Table("device", "engine", "version", "family", "rows", box=None)
+    try:
+        for info in PerfStore(path or []).describe():
+            table.add_row(
+                info.device, info.engine, " ".join(info.versions), info.family, f"{info.rows:,}"
+            )
+    except InputError as error:
+        _fail(str(error), BAD_INPUT)
+    _console().print(table)
+
+
+@perfdb.command("import")
+def perfdb_import(
+    source: Annotated[Path, typer.Argument(help="Folder of an unpacked aiconfigurator-core.")],
+    destination: Annotated[Path, typer.Argument(help="Folder to write tables to.")],
+    device: Annotated[list[str] | None, typer.Option(help="Only this device; repeatable.")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Only this engine; repeatable.")] = None,
+) -> None:
+    """Import aiconfigurator's measured operator tables; use them with `solve --perfdb`."""
+    from perfmodel.database.import_aiconfigurator import import_tables
+    from perfmodel.errors import InputError
+
+    try:
+        tables = import_tables(source, destination, device or None, engine or None)
+    except InputError as error:
+        _fail(str(error), BAD_INPUT)
+    for table in tables:
+        typer.echo(str(table))
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _status(error: Exception) -> int:
+    from planner.infeasible import InfeasibleError
+
+    return INFEASIBLE if isinstance(error, InfeasibleError) else BAD_INPUT
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """Entry point of the `planner` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""A plan's figures derived again, from the query down to single operators.
+
+Nothing is read from the plan but its query and its decisions (devices, layouts, batches,
+replicas); every figure printed is computed anew and held against the plan's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from perfmodel.breakdown import Breakdown
+from perfmodel.errors import ConfigError, InputError
+from perfmodel.layout import parse_layout
+from perfmodel.memory import TERMS
+from perfmodel.precision import Precision
+from perfmodel.units import format_bytes, format_time
+from planner.assess import assess, breakdowns, role_of
+from planner.pairing import Pool, make_choice, transfer_s
+from planner.plan import FleetPlan
+from planner.problem import resolve
+from planner.query import Query
+from planner.sweep import Space
+
+TOLERANCE = 1e-6
+
+
+def explain_plan(
+    data: dict[str, Any],
+    source: str,
+    which: int,
+    console: Console,
+    search_path: Sequence[Path] = (),
+) -> None:
+    """Print the derivation of one of a plan's fleets (0: the best).
+
+    Raises:
+        InputError: the plan lacks a field, or what it decides is not feasible any more.
+    """
+    try:
+        query = Query.model_validate(data["query"])
+        fleets = [data["best"], *data["alternatives"]]
+        if which >= len(fleets):
+            raise InputError(f"--fleet {which}: the plan has fleets 0 to {len(fleets) - 1}")
+        fleet = fleets[which]
+        space = Space(resolve(query, search_path))
+        pools = [_pool(space, pool) for pool in fleet["pools"]]
+        qps = float(fleet["qps"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise ConfigError(f"{source}: not a complete plan: {error}") from None
+    moving = 0.0
+    if len(pools) == 2:
+        moving = float(transfer_s(space.problem, pools[0].one, pools[1].one)[0, 0])
+    choice = make_choice(pools, moving)
+    if choice is None:
+        raise InputError(f"{source}: the fleet exceeds the query's inventory")
+    again = assess(space, choice, qps)
+    for pool, plan in zip(pools, again.pools, strict=True):
+        console.print(Text(f"\n{plan.role}: {plan.layout} on {plan.device}", style="bold"))
+        for name, weight, part in breakdowns(space, pool.one):
+            title = f"{name}: {format_time(part.total_s)} in the slowest pipeline stage"
+            if weight < 1:
+                title += f", {weight:.1%} of steps"
+            console.print(Padding(Text(title), (0, 0, 0, 2)))
+            console.print(Padding(_operators(part), (0, 0, 1, 4)))
+        console.print(Padding(_memory(plan.memory_bytes, plan.memory_capacity_bytes), (0, 0, 0, 2)))
+    console.print(Text("\nFrom steps to the fleet", style="bold"))
+    for line in _arithmetic(space, again, moving):
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
+    console.print(Text("\nAgainst the plan", style="bold"))
+    console.print(Padding(_comparison(fleet, again), (0, 0, 0, 2)))
+
+
+def _pool(space: Space, data: dict[str, Any]) -> Pool:
+    """A pool of a plan file, evaluated again."""
+    problem = space.problem
+    offer = next((o for o in problem.offers if o.device.name == data["device"]), None)
+    if offer is None:
+        raise InputError(f"device {data['device']} is not among the query's")
+    layouts = parse_layout(data["layout"])
+    precision = Precision(**data["precision"])
+    found = space.evaluate(role_of(data["role"]), offer, precision, layouts)
+    chunk = data["chunk_tokens"] or 0
+    match = np.flatnonzero((found.batch == data["batch"]) & (found.chunk == chunk))
+    if len(match) == 0:
+        raise InputError(
+            f"{data['role']} {data['layout']} at batch {data['batch']} does not fit or does not "
+            "meet the SLO with the operator tables at hand"
+        )
+    return Pool(found, int(match[0]), int(data["replicas"]))
+
+
+def _operators(part: Breakdown) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for i, name in enumerate(
+        ("operator", "calls", "each", "roofline", "total", "share", "bound by", "known by")
+    ):
+        table.add_column(name, justify="right" if 1 <= i <= 5 else "left")
+    for op in part.operators:
+        table.add_row(
+            op.name,
+            str(op.calls),
+            format_time(op.seconds),
+            format_time(op.floor_s),
+            format_time(op.total_s),
+            f"{op.total_s / part.total_s:.1%}",
+            op.bound,
+            op.kind,
+        )
+    table.add_row(
+        "engine overhead",
+        "1",
+        format_time(part.overhead_s),
+        "",
+        format_time(part.overhead_s),
+        f"{part.overhead_s / part.total_s:.1%}",
+        "latency",
+        "assumed",
+    )
+    return table
+
+
+def _memory(terms: dict[str, float], capacity: float) -> Text:
+    parts = " + ".join(f"{term.replace('_', ' ')} {format_bytes(terms[term])}" for term in TERMS)
+    total = sum(terms.values())
+    return Text(f"memory {format_bytes(total)} of {format_bytes(capacity)} = {parts}")
+
+
+def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
+    traffic = space.problem.traffic
+    lines = []
+    for pool in fleet.pools:
+        if pool.role != "prefill":
+            lines.append(
+                f"{pool.role} QPS {pool.qps_per_replica:.4g} = {pool.sequences_in_flight} in "
+                f"flight / ({traffic.outputs.mean:g} tokens x "
+                f"{format_time(pool.ttit_mean_s or 0)})"
+            )
+        lines.append(
+            f"{pool.role} pool: {pool.replicas} replicas x {pool.qps_per_replica:.4g} QPS = "
+            f"{pool.replicas * pool.qps_per_replica:.4g} QPS for {fleet.qps:.4g} demanded "
+            f"(utilization {fleet.qps / (pool.replicas * pool.qps_per_replica):.0%})"
+        )
+    if moving:
+        per_token = space.problem.model.kv_bytes(1, 1.0)
+        lines.append(
+            f"KV transfer {format_time(moving)}: {per_token:,.0f} cache elements per token, "
+            f"{traffic.mean_new_tokens:,.0f} tokens"
+        )
+    for host in fleet.hosts:
+        lines.append(
+            f"{host.hosts} hosts x {host.devices_per_host} {host.device} x "
+            f"${host.usd_per_device_hour:g} = "
+            f"${host.devices * host.usd_per_device_hour:,.2f} per hour"
+        )
+    return lines
+
+
+def _comparison(plan: dict[str, Any], again: FleetPlan) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for i, name in enumerate(("figure", "plan", "derived", "")):
+        table.add_column(name, justify="right" if i in (1, 2) else "left")
+    rows = [
+        ("usd_per_hour", plan["usd_per_hour"], again.usd_per_hour),
+        ("ttft.mean_s", plan["ttft"]["mean_s"], again.ttft.mean_s),
+        ("ttit_mean_s", plan["ttit_mean_s"], again.ttit_mean_s),
+        ("e2e_mean_s", plan["e2e_mean_s"], again.e2e_mean_s),
+        ("capacity_qps", plan["capacity_qps"], again.capacity_qps),
+        (
+            "usd_per_million_output_tokens",
+            plan["usd_per_million_output_tokens"],
+            again.usd_per_million_output_tokens,
+        ),
+    ]
+    for name, stated, derived in rows:
+        same = abs(stated - derived) <= TOLERANCE * max(abs(stated), abs(derived))
+        mark = "same" if same else "DIFFERS"
+        table.add_row(name, f"{stated:.6g}", f"{derived:.6g}", mark)
+    return table

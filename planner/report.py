@@ -1,0 +1,201 @@
+"""A plan on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from perfmodel.units import format_bytes, format_time
+from planner.plan import FleetPlan, Plan, PoolPlan
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """The decision first, then what supports it, then what else there was."""
+    best = plan.best
+    console.print(headline(plan))
+    for title, body in (
+        ("Pools", _pools(best)),
+        ("Latency", _latency(plan)),
+        ("Money", _money(best)),
+        ("Memory of the fullest device", _memory(best.pools)),
+        ("What the time is spent on, and how it is known", _time(best.pools)),
+        ("Other fleets", _alternatives(plan)),
+        ("Search", _search(plan)),
+    ):
+        console.print(Text(f"\n{title}", style="bold"))
+        console.print(Padding(body, (0, 0, 0, 2)))
+    if plan.notes:
+        console.print(Text("\nNotes", style="bold"))
+        for note in plan.notes:
+            console.print(Padding(Text(f"- {note}"), (0, 0, 0, 2)))
+
+
+def headline(plan: Plan) -> Group:
+    """The question and the answer, a sentence each."""
+    model, workload, best = plan.model, plan.query["workload"], plan.best
+    hosts = " + ".join(
+        f"{h.hosts} host{'s' if h.hosts > 1 else ''} of {h.devices_per_host} x {h.device}"
+        for h in best.hosts
+    )
+    targets = ", ".join(
+        f"{name.upper()} {plan.query['slo'][name]['seconds'] * 1e3:g} ms ({statistic})"
+        for name, statistic in plan.statistics.items()
+    )
+    question = (
+        f"{model['name']}: {model['parameters'] / 1e9:.1f} B parameters, {best.qps:,.4g} "
+        f"requests/s of {_mean(workload['input_tokens']):,.0f} input and "
+        f"{_mean(workload['output_tokens']):,.0f} output tokens; "
+        f"{targets or 'no latency targets'}"
+    )
+    answer = Text(f"${best.usd_per_hour:,.2f} per hour: {hosts}, {best.kind}", style="bold green")
+    return Group(Text(question), answer)
+
+
+def _mean(lengths: Mapping[str, list[float]]) -> float:
+    return sum(t * w for t, w in zip(lengths["tokens"], lengths["weights"], strict=True))
+
+
+def _table(*columns: str, right: Iterable[int] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i in set(right) else "left", overflow="fold")
+    return table
+
+
+def _pools(fleet: FleetPlan) -> RenderableType:
+    table = _table("role", "replicas", "layout", "batch", "QPS each", "precision", right=(3, 4))
+    for pool in fleet.pools:
+        batch = str(pool.batch)
+        if pool.chunk_tokens:
+            batch += f" + {pool.chunk_tokens} chunk"
+        table.add_row(
+            pool.role,
+            f"{pool.replicas} x {pool.devices_per_replica} {pool.device}",
+            pool.layout,
+            batch,
+            f"{pool.qps_per_replica:.3g}",
+            _precision(pool.precision),
+        )
+    lines: list[RenderableType] = [table]
+    for pool in fleet.pools:
+        slots = pool.sequences_in_flight
+        flight = f"{slots} sequences in flight per replica; " if slots else ""
+        lines.append(
+            Text(f"{pool.role}: {flight}batch held back by: {', '.join(pool.limits)}", style="dim")
+        )
+    return Group(*lines)
+
+
+def _precision(formats: Mapping[str, str]) -> str:
+    weights = {formats["attention"], formats["ffn"], formats["experts"]}
+    if len(weights) == 1:
+        return f"{weights.pop()}, kv {formats['kv']}"
+    return ", ".join(f"{module} {name}" for module, name in formats.items())
+
+
+def _latency(plan: Plan) -> RenderableType:
+    best = plan.best
+    ttft = best.ttft
+    parts = f"service {format_time(ttft.service_s)} + waiting {format_time(ttft.waiting_s)}"
+    if len(best.pools) > 1:
+        parts += (
+            f" + decode admission {format_time(ttft.admission_s)}"
+            f" + KV transfer {format_time(ttft.transfer_s)}"
+        )
+    lines = [f"TTFT {format_time(ttft.mean_s)} mean = {parts}"]
+    if ttft.slo_s is not None:
+        lines.append(f"TTFT {format_time(ttft.slo_s)} at {plan.statistics['ttft']}")
+    statistic = plan.statistics.get("ttit", "mean")
+    text = f"TTIT {format_time(best.ttit_mean_s)} mean"
+    if statistic != "mean" and best.ttit_slo_s is not None:
+        text += f", {format_time(best.ttit_slo_s)} at {statistic}"
+    lines.append(text + " (every slot taken)")
+    lines.append(f"end to end {format_time(best.e2e_mean_s)} mean")
+    return Text("\n".join(lines))
+
+
+def _money(best: FleetPlan) -> RenderableType:
+    lines = [
+        f"${host.usd_per_device_hour:,.2f} per {host.device}-hour ({host.price_source}), "
+        f"{host.used_devices} of {host.devices} devices used"
+        for host in best.hosts
+    ]
+    lines += [
+        f"${best.usd_per_million_input_tokens:.3g} per million input tokens, "
+        f"${best.usd_per_million_output_tokens:.3g} per million output tokens, "
+        f"${best.usd_per_thousand_requests:.3g} per thousand requests",
+        f"{best.qps_per_usd_hour:.4g} QPS per USD/hour, {best.qps_per_device:.3g} QPS per device; "
+        f"{best.qps / best.capacity_qps:.0%} of the capacity of {best.capacity_qps:.4g} QPS",
+    ]
+    return Text("\n".join(lines))
+
+
+def _memory(pools: Iterable[PoolPlan]) -> RenderableType:
+    pools = list(pools)
+    table = _table("", *(p.role for p in pools), right=range(1, len(pools) + 1))
+    for term in pools[0].memory_bytes:
+        table.add_row(term.replace("_", " "), *(format_bytes(p.memory_bytes[term]) for p in pools))
+    table.add_row(
+        "of",
+        *(
+            f"{format_bytes(p.memory_capacity_bytes)} "
+            f"({sum(p.memory_bytes.values()) / p.memory_capacity_bytes:.0%})"
+            for p in pools
+        ),
+    )
+    return table
+
+
+def _time(pools: Iterable[PoolPlan]) -> RenderableType:
+    table = _table("role", "bound by", "known by")
+    for pool in pools:
+        table.add_row(pool.role, _shares(pool.time_by_bound), _shares(pool.time_by_kind))
+    return table
+
+
+def _shares(shares: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
+
+
+def _alternatives(plan: Plan) -> RenderableType:
+    if not plan.alternatives:
+        return Text("none is feasible")
+    table = _table("fleet", "hosts", "USD/hour", "TTFT", "TTIT", "bound by", right=(2, 3, 4))
+    best = plan.best.usd_per_hour
+    for fleet in plan.alternatives:
+        more = fleet.usd_per_hour / best - 1
+        table.add_row(
+            fleet.kind,
+            " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts),
+            f"{fleet.usd_per_hour:,.2f} " + (f"(+{more:.0%})" if more > 1e-9 else "(same)"),
+            format_time(fleet.ttft.mean_s),
+            format_time(fleet.ttit_mean_s),
+            "; ".join(dict.fromkeys(limit for p in fleet.pools for limit in p.limits)),
+        )
+    return table
+
+
+def _search(plan: Plan) -> RenderableType:
+    search = plan.search
+    lines: list[RenderableType] = [
+        Text(
+            f"{search.method}: {search.evaluated:,} configurations estimated, "
+            f"{search.feasible:,} feasible, standing for {search.pairs:,} pairs of pools, "
+            f"in {search.seconds:.1f} s"
+        ),
+        Text(search.statement),
+    ]
+    used = {(pool.role, pool.device) for pool in plan.best.pools}
+    shown = [f for f in search.funnels if (f.role, f.device) in used]
+    if shown:
+        names = list(dict.fromkeys(name for f in shown for name, _ in f.stages))
+        columns = [f"{f.role}, {f.device}" for f in shown]
+        table = _table("left after", *columns, right=range(1, len(columns) + 1))
+        for name in names:
+            table.add_row(name, *(f"{dict(f.stages).get(name, 0):,}" for f in shown))
+        lines.append(table)
+    return Group(*lines)
