@@ -15,10 +15,12 @@ from typing import Any
 
 from perfmodel.documents import read_yaml
 from perfmodel.errors import ConfigError
+from perfmodel.precision import FORMATS
 from perfmodel.units import parse_quantity
 
 SHIPPED = Path(__file__).parent / "data" / "devices"
 PLATFORMS = ("weak-scale-out", "strong-scale-out", "scale-up")
+PEAKS = tuple(sorted({number_format.peak for number_format in FORMATS.values()}))
 UNLIMITED = 2**31
 
 
@@ -48,6 +50,10 @@ class Device:
         peak_flops_per_s: dense matrix peak by precision (`bf16`, `fp8`, `int8`, `fp4`).
         host_devices: devices in the unit that is bought or rented.
         links: innermost first.
+        achieved_compute: share of the peak that large matrix products reach, where it is
+            published for the device; None: the operators' own assumption.
+        achieved_bandwidth: the same of memory bandwidth.
+        caution: what a reader of a plan that uses the device must be told.
         sources: figure name -> where it comes from.
     """
 
@@ -60,7 +66,10 @@ class Device:
     host_devices: int
     platform: str
     links: tuple[Link, ...]
+    achieved_compute: float | None = None
+    achieved_bandwidth: float | None = None
     notes: str = ""
+    caution: str = ""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -89,9 +98,9 @@ def load_device(name_or_path: str | Path, search_path: Iterable[Path] = ()) -> D
     if text.endswith((".yaml", ".yml")):
         return _read_device(Path(text))
     for folder in (*search_path, SHIPPED):
-        candidate = folder / f"{text.lower()}.yaml"
-        if candidate.is_file():
-            return _read_device(candidate)
+        for candidate in sorted(folder.glob("*.yaml")):
+            if candidate.stem.lower() == text.lower():
+                return _read_device(candidate)
     names = device_names(search_path)
     close = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.4)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -140,6 +149,17 @@ def _read_device(path: Path) -> Device:
             raise fail(location, f"expected a positive {kind} quantity, got {text!r}")
         return value
 
+    def share(location: tuple[str, ...]) -> float | None:
+        if location[0] not in data or location[1] not in get(location[:1]):
+            return None
+        entry = get(location)
+        value = entry.get("value") if isinstance(entry, dict) else entry
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise fail(location, f"expected a share above 0 and at most 1, got {value!r}")
+        if isinstance(entry, dict):
+            sources[".".join(location)] = str(entry.get("source", "not given"))
+        return float(value)
+
     def count(location: tuple[str | int, ...]) -> int:
         value = get(location)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -152,6 +172,9 @@ def _read_device(path: Path) -> Device:
     peak = get(("peak",))
     if not isinstance(peak, dict) or "bf16" not in peak:
         raise fail(("peak",), "expected a mapping of precisions to FLOP/s with at least bf16")
+    for name in peak:
+        if name not in PEAKS:
+            raise fail(("peak", str(name)), f"expected one of {', '.join(PEAKS)}")
     entries = get(("links",))
     if not isinstance(entries, list) or not entries:
         raise fail(("links",), "expected a list of links, innermost first")
@@ -180,6 +203,9 @@ def _read_device(path: Path) -> Device:
         host_devices=count(("host", "devices")),
         platform=platform,
         links=tuple(links),
+        achieved_compute=share(("achieved", "compute")),
+        achieved_bandwidth=share(("achieved", "bandwidth")),
         notes=str(data.get("notes", "")),
+        caution=" ".join(str(data.get("caution", "")).split()),
         sources=sources,
     )

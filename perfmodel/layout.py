@@ -21,6 +21,9 @@ IntArray = NDArray[np.int64]
 DEGREES = ("pp", "tp_a", "cp_a", "dp_a", "tp_f", "ep_f", "dp_f")
 """Pipeline; attention's tensor, context, data; FFN's tensor, expert, data."""
 
+LARGEST_DEGREE = 4095
+"""No spelling asks for more; `modules.base.Shapes` packs degrees below 4096."""
+
 
 @dataclass(frozen=True)
 class Layouts:
@@ -114,7 +117,9 @@ def parse_layout(text: str) -> Layouts:
     devices = attention["TP"] * attention["CP"] * attention["DP"]
     sharded = ffn["TP"] * ffn["EP"]
     dp_f = ffn["DP"] if "DP" in ffn else devices // sharded
-    if pp < 1 or sharded * dp_f != devices:
+    if not 1 <= pp <= LARGEST_DEGREE:
+        raise InputError(f"layout {text!r}: PP{pp} is not a degree")
+    if sharded * dp_f != devices:
         raise InputError(
             f"layout {text!r}: attention uses {devices} devices per stage, "
             f"the FFN {sharded * dp_f or sharded}"
@@ -130,9 +135,13 @@ def _degrees(part: str, names: tuple[str, ...], text: str) -> dict[str, int]:
         raise InputError(f"layout {text!r}: cannot read {part!r}")
     degrees: dict[str, int] = {name: 1 for name in names if name != "DP" or "EP" not in names}
     for name, number in found:
-        if name.upper() not in names or int(number) < 1:
+        if name.upper() not in names or not 1 <= int(number) <= LARGEST_DEGREE:
             raise InputError(
                 f"layout {text!r}: {name}{number} is not a degree; expected " + ", ".join(names)
             )
+    given = [name.upper() for name, _ in found]
+    if len(set(given)) < len(given):
+        raise InputError(f"layout {text!r}: {part!r} gives one degree twice")
+    for name, number in found:
         degrees[name.upper()] = int(number)
     return degrees

@@ -69,7 +69,7 @@ def solve(
         if yaml is not None:
             write_plan(plan, yaml)
     except InputError as error:
-        _fail(str(error), _status(error))
+        _fail(_located(error, query), _status(error))
     from planner.report import headline, print_plan
 
     console = _console()
@@ -257,6 +257,17 @@ def perfdb_import(
         _fail(str(error), BAD_INPUT)
     for table in tables:
         typer.echo(str(table))
+
+
+def _located(error: Exception, query: Path) -> str:
+    """The message, with file and line where the error names a field of the query."""
+    from perfmodel.documents import read_yaml
+    from perfmodel.errors import ConfigError
+
+    if not isinstance(error, ConfigError) or error.source or not error.field:
+        return str(error)
+    field = [int(part) if part.isdigit() else part for part in error.field.split(".")]
+    return f"{read_yaml(query).where(field)}: {error.problem}"
 
 
 def _console() -> Console:

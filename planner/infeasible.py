@@ -6,6 +6,7 @@ an idle system, then latency under load, then inventory.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +18,9 @@ from perfmodel.memory import TERMS, replica_memory
 from perfmodel.operators import Bound
 from perfmodel.units import format_bytes, format_time
 from perfmodel.work import StepWork
-from planner.dominance import reduce
-from planner.pairing import best_continuous, best_pairs, rank
+from planner.pairing import cheapest_fleets, rank
 from planner.problem import Offer, Problem, supported
+from planner.query import Slo, Target
 from planner.search import SearchResult
 from planner.sweep import Candidates, Space
 
@@ -49,6 +50,9 @@ def explain_infeasible(space: Space, result: SearchResult) -> InfeasibleError:
         return InfeasibleError(_explain_memory(space))
     return InfeasibleError(_explain_latency(space))
 
+
+MINIMAL_QPS = 1e-3
+"""Demand at which a query for as much as possible is explained."""
 
 RUNTIME_ROLES = {"continuous": ("continuous",), "disaggregated": ("prefill", "decode")}
 
@@ -117,7 +121,7 @@ def _structural(space: Space, offer: Offer) -> Layouts:
 
 def _explain_latency(space: Space) -> str:
     """The lowest latencies any layout reaches on an idle system, against the targets."""
-    relaxed = _without_slo(space)
+    relaxed = _with_slo(space, Slo())
     problem = space.problem
     lines = []
     slo = problem.slo
@@ -128,17 +132,18 @@ def _explain_latency(space: Space) -> str:
             lines.append(
                 f"TTIT {format_time(slo.ttit.seconds)} ({slo.ttit.statistic}) is below "
                 f"{format_time(seconds)}, the least any layout reaches: {text}. "
-                f"Smallest feasible: ttit: {seconds * 1e3:.4g}ms"
+                f"Smallest feasible: ttit: {_ms(seconds)}"
             )
     if slo.ttft is not None:
         least = _least_ttft(relaxed)
         if least is not None and least[0] > slo.ttft.seconds:
             seconds, text = least
+            reachable = _reachable_ttft(space, seconds)
+            smallest = f"Feasible with queueing: ttft: {_ms(reachable)}" if reachable else ""
             lines.append(
                 f"TTFT {format_time(slo.ttft.seconds)} ({slo.ttft.statistic}) is below "
                 f"{format_time(seconds)}, the least any layout reaches on an idle system: {text}. "
-                f"Smallest feasible (queueing and cache transfer come on top): "
-                f"ttft: {seconds * 1.02 * 1e3:.4g}ms"
+                + smallest
             )
     if slo.e2e is not None and not lines:
         lines.append(
@@ -153,11 +158,28 @@ def _explain_latency(space: Space) -> str:
     return "SLO: " + "\nSLO: ".join(lines)
 
 
-def _without_slo(space: Space) -> Space:
-    query = space.problem.query
-    slo = query.slo.model_copy(update={"ttft": None, "ttit": None, "e2e": None})
-    problem = replace(space.problem, slo=slo, query=query.model_copy(update={"slo": slo}))
-    return Space(problem, space.store)
+def _ms(seconds: float) -> str:
+    """A latency as a query spells it, rounded up."""
+    return f"{math.ceil(seconds * 1e5) / 100:g}ms"
+
+
+def _reachable_ttft(space: Space, least_s: float) -> float | None:
+    """The tightest of a few TTFT targets, from the idle latency up, that some fleet meets."""
+    slo = space.problem.slo
+    relaxed = _with_slo(space, slo.model_copy(update={"ttft": None}))
+    idle = [relaxed.sweep(role, *pair)[0] for pair in relaxed.pairs() for role in relaxed.roles]
+    for factor in (1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0, 10.0):
+        seconds = math.ceil(least_s * factor * 1e5) / 1e5
+        target = Target(seconds=seconds, percentile=slo.ttft.percentile if slo.ttft else None)
+        problem = replace(space.problem, slo=slo.model_copy(update={"ttft": target}))
+        if cheapest_fleets(problem, idle, problem.qps or MINIMAL_QPS):
+            return seconds
+    return None
+
+
+def _with_slo(space: Space, slo: Slo) -> Space:
+    query = space.problem.query.model_copy(update={"slo": slo})
+    return Space(replace(space.problem, slo=slo, query=query), space.store)
 
 
 def _least_ttit(space: Space) -> tuple[float, str] | None:
@@ -227,17 +249,8 @@ def _least_ttft(space: Space) -> tuple[float, str] | None:
 def _explain_sizing(problem: Problem, result: SearchResult) -> str:
     """Configurations exist, but no number of replicas in the inventory is enough."""
     unlimited = [replace(c, offer=replace(c.offer, inventory=None)) for c in result.candidates]
-    qps = problem.qps or 1.0
-    pools = {
-        role: [reduce(problem, c) for c in unlimited if c.role == role]
-        for role in ("prefill", "decode")
-    }
-    choices = best_pairs(problem, pools["prefill"], pools["decode"], qps)
-    for candidates in unlimited:
-        if candidates.role == "continuous":
-            choice = best_continuous(problem, candidates, qps)
-            if choice is not None:
-                choices.append(choice)
+    qps = problem.qps or MINIMAL_QPS
+    choices = cheapest_fleets(problem, unlimited, qps)
     if not choices:
         return (
             "SLO: configurations meet the targets on an idle system, but with waiting and cache "

@@ -239,6 +239,23 @@ def _best_pair(
     return best
 
 
+def cheapest_fleets(problem: Problem, candidates: Sequence[Candidates], qps: float) -> list[Choice]:
+    """The cheapest fleet of every kind and device combination at a demand, unordered.
+
+    `candidates` may be reduced already; reducing again changes nothing.
+    """
+    pools = {
+        role: [reduce(problem, c) for c in candidates if c.role == role]
+        for role in ("prefill", "decode")
+    }
+    choices = best_pairs(problem, pools["prefill"], pools["decode"], qps)
+    for mixed in (c for c in candidates if c.role == "continuous"):
+        choice = best_continuous(problem, mixed, qps)
+        if choice is not None:
+            choices.append(choice)
+    return choices
+
+
 def rank(choices: Iterable[Choice]) -> list[Choice]:
     """Cheapest first; of equal prices the simpler fleet, then the one with more to spare."""
     kinds = {"continuous": 0, "disaggregated": 1, "heterogeneous": 2}
@@ -255,6 +272,7 @@ __all__ = [
     "Pool",
     "best_continuous",
     "best_pairs",
+    "cheapest_fleets",
     "make_choice",
     "rank",
     "reduce",

@@ -120,6 +120,11 @@ class FleetPlan:
         """Devices in all hosts."""
         return sum(host.devices for host in self.hosts)
 
+    @property
+    def measured_share(self) -> float:
+        """Share of step time that is measured, of the pool where it is least."""
+        return min(pool.time_by_kind.get("measured", 0.0) for pool in self.pools)
+
 
 @dataclass(frozen=True)
 class FunnelPlan:

@@ -80,20 +80,25 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
     """Look up everything a query names.
 
     Raises:
-        InputError: unknown model or device, no price known, a context longer than the model's.
+        ConfigError: unknown model or device, no price known, an inventory below one host, a
+            context longer than the model's; names the field.
     """
-    model = load_model(query.model, search_path)
+    try:
+        model = load_model(query.model, search_path)
+    except InputError as error:
+        raise ConfigError(str(error), field="model") from None
     workload = query.workload
     longest = workload.input_tokens.maximum + workload.output_tokens.maximum
     if longest > model.max_context_tokens:
-        raise InputError(
-            f"workload: input and output reach {longest:,.0f} tokens; "
-            f"{model.name} accepts at most {model.max_context_tokens:,}"
+        raise ConfigError(
+            f"input and output reach {longest:,.0f} tokens; "
+            f"{model.name} accepts at most {model.max_context_tokens:,}",
+            field="workload",
         )
     return Problem(
         query=query,
         model=model,
-        offers=tuple(_offer(choice, search_path) for choice in query.devices),
+        offers=tuple(_offer(choice, i, search_path) for i, choice in enumerate(query.devices)),
         engine=engine_profile(query.engine),
         traffic=Traffic(workload.input_tokens, workload.output_tokens, workload.prefix_cache_hit),
         slo=query.slo,
@@ -101,22 +106,27 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
     )
 
 
-def _offer(choice: DeviceChoice, search_path: Sequence[Path]) -> Offer:
-    device = load_device(choice.name, search_path)
+def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> Offer:
+    field = f"devices.{position}"
+    try:
+        device = load_device(choice.name, search_path)
+    except ConfigError as error:
+        raise ConfigError(str(error), field=field) from None
     host = choice.host_devices or device.host_devices
     if choice.usd_per_device_hour is not None:
         price, source = choice.usd_per_device_hour, "query"
     else:
         listed = price_list().get(device.name)
         if listed is None:
-            raise InputError(
-                f"no price known for {device.name}: give usd_per_device_hour in the query"
+            raise ConfigError(
+                f"no price known for {device.name}: give usd_per_device_hour", field=field
             )
         price, source = listed
     if choice.inventory is not None and choice.inventory < host:
-        raise InputError(
+        raise ConfigError(
             f"inventory of {device.name} is {choice.inventory}, below one host of {host}: "
-            f"{host - choice.inventory} devices are missing (or set host_devices)"
+            f"{host - choice.inventory} devices are missing (or set host_devices)",
+            field=field,
         )
     return Offer(device, price, host, choice.inventory, source)
 

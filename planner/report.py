@@ -52,7 +52,12 @@ def headline(plan: Plan) -> Group:
         f"{targets or 'no latency targets'}"
     )
     answer = Text(f"${best.usd_per_hour:,.2f} per hour: {hosts}, {best.kind}", style="bold green")
-    return Group(Text(question), answer)
+    known = Text(
+        "known by: "
+        + "; ".join(f"{pool.role} {_shares(pool.time_by_kind)}" for pool in best.pools),
+        style="dim" if best.measured_share >= 0.5 else "bold yellow",
+    )
+    return Group(Text(question), answer, known)
 
 
 def _mean(lengths: Mapping[str, list[float]]) -> float:
@@ -164,16 +169,20 @@ def _shares(shares: Mapping[str, float]) -> str:
 def _alternatives(plan: Plan) -> RenderableType:
     if not plan.alternatives:
         return Text("none is feasible")
-    table = _table("fleet", "hosts", "USD/hour", "TTFT", "TTIT", "bound by", right=(2, 3, 4))
+    table = _table(
+        "fleet", "USD/hour", "", "TTFT", "TTIT", "measured", "held back by", right=(1, 2, 3, 4, 5)
+    )
     best = plan.best.usd_per_hour
     for fleet in plan.alternatives:
         more = fleet.usd_per_hour / best - 1
         table.add_row(
-            fleet.kind,
-            " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts),
-            f"{fleet.usd_per_hour:,.2f} " + (f"(+{more:.0%})" if more > 1e-9 else "(same)"),
+            f"{fleet.kind}: "
+            + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts),
+            f"{fleet.usd_per_hour:,.2f}",
+            f"+{more:.0%}" if more > 1e-9 else "same",
             format_time(fleet.ttft.mean_s),
             format_time(fleet.ttit_mean_s),
+            f"{fleet.measured_share:.0%}",
             "; ".join(dict.fromkeys(limit for p in fleet.pools for limit in p.limits)),
         )
     return table

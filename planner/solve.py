@@ -11,7 +11,7 @@ from perfmodel.database import PerfStore
 from planner.assess import assess
 from planner.dominance import reduce
 from planner.infeasible import explain_infeasible
-from planner.pairing import Choice, best_continuous, best_pairs, rank
+from planner.pairing import Choice, cheapest_fleets, rank
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, resolve
 from planner.query import Query
@@ -57,7 +57,8 @@ def solve(
     if not choices:
         raise explain_infeasible(space, result)
     ranked = rank(choices)
-    plans = [assess(space, choice, qps) for choice in _notable(ranked)]
+    measured = {o.device.name for o in problem.offers if space.store.engines(o.device.name)}
+    plans = [assess(space, choice, qps) for choice in _notable(ranked, measured)]
     report("done", 1.0)
     return Plan(
         query=query_data(query),
@@ -66,25 +67,16 @@ def solve(
         best=plans[0],
         alternatives=tuple(plans[1:]),
         search=_search_plan(result, search, time.perf_counter() - started),
-        notes=_notes(problem, plans[0]),
+        notes=_notes(problem, plans),
     )
 
 
 def choose(problem: Problem, result: SearchResult) -> tuple[float, list[Choice]]:
     """The demand served, and the cheapest choice of every kind and device combination."""
-    pools = {
-        role: [reduce(problem, c) for c in result.candidates if c.role == role]
-        for role in ("prefill", "decode")
-    }
-    mixed = [c for c in result.candidates if c.role == "continuous"]
+    candidates = [c if c.role == "continuous" else reduce(problem, c) for c in result.candidates]
 
     def at(qps: float) -> list[Choice]:
-        choices = best_pairs(problem, pools["prefill"], pools["decode"], qps)
-        for candidates in mixed:
-            choice = best_continuous(problem, candidates, qps)
-            if choice is not None:
-                choices.append(choice)
-        return choices
+        return cheapest_fleets(problem, candidates, qps)
 
     if problem.qps is not None:
         return problem.qps, at(problem.qps)
@@ -117,9 +109,11 @@ def _most(at: Callable[[float], list[Choice]]) -> tuple[float, list[Choice]]:
     return low, best
 
 
-def _notable(ranked: Sequence[Choice]) -> list[Choice]:
-    """The winner, the best of every other kind, then the next cheapest."""
+def _notable(ranked: Sequence[Choice], measured: set[str]) -> list[Choice]:
+    """The winner, the best on measured devices, the best of each kind, the next cheapest."""
     chosen = [ranked[0]]
+    known = [c for c in ranked if all(p.offer.device.name in measured for p in c.pools)]
+    chosen += [c for c in known if c not in chosen][:1]
     for kind in ("continuous", "disaggregated", "heterogeneous"):
         chosen += [c for c in ranked if c.kind == kind and c not in chosen][:1]
     chosen += [c for c in ranked if c not in chosen]
@@ -176,9 +170,16 @@ def _search_plan(result: SearchResult, method: str, seconds: float) -> SearchPla
     )
 
 
-def _notes(problem: Problem, best: FleetPlan) -> tuple[str, ...]:
+def _notes(problem: Problem, plans: Sequence[FleetPlan]) -> tuple[str, ...]:
     """What a careful reader should know before spending money on the answer."""
-    notes = [*problem.model.notes]
+    best = plans[0]
+    used = {pool.device for pool in best.pools}
+    notes = [
+        f"{o.device.name}: {o.device.caution}"
+        for o in problem.offers
+        if o.device.name in used and o.device.caution
+    ]
+    notes += problem.model.notes
     for pool in best.pools:
         unknown = 1.0 - pool.time_by_kind.get("measured", 0.0)
         if unknown > 0.3:

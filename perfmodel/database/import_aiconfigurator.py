@@ -228,7 +228,7 @@ def write_table(table: pl.DataFrame, path: Path) -> None:
     handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
     os.close(handle)
     try:
-        # Level 19 is 15 % smaller than polars' default, and is paid once.
+        # Level 19 is 7 % smaller than the default, reads as fast, and is paid for once.
         table.write_parquet(temporary, compression="zstd", compression_level=19)
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)

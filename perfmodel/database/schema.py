@@ -50,7 +50,7 @@ def _count(name: str, meaning: str, unit: str = "", minimum: int = 1) -> Column:
 
 
 # Single precision: its 6e-8 is far below the repeatability of a measurement (repeated rows
-# of one shape differ by 0.5 % in the median), and it halves the shipped size.
+# of one shape differ by about 1 % in the median), and it halves the shipped size.
 TIME = Column("time_s", "real", "s", "time of one call on one device", storage="Float32")
 
 PROVENANCE = (

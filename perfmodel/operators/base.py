@@ -81,6 +81,9 @@ class Roofline:
     link_s: Number = 0.0
 
 
+TYPICAL = Roofline(0.7, 0.8, 0.7)
+"""Shares of the roofline that large products, copies and collectives usually reach."""
+
 LATENCY_RATIO = 3.0
 """A call this many times slower than its roofline is bound by latency, not by a resource."""
 
@@ -102,7 +105,7 @@ class OperatorModel(ABC):
     family: ClassVar[str]
     axes: ClassVar[tuple[str, ...]]
     slices: ClassVar[Mapping[str, float]] = {}
-    efficiency: ClassVar[Roofline] = Roofline(0.7, 0.8, 0.7)
+    efficiency: ClassVar[Roofline] = TYPICAL
     launch_s: ClassVar[float] = 3e-6
 
     device: Device
@@ -118,8 +121,22 @@ class OperatorModel(ABC):
 
     def analytic(self, floors: Roofline, shape: Mapping[str, Any]) -> FloatArray:
         """Time where nothing was measured: a share of the roofline, at least a launch."""
-        seconds: FloatArray = np.maximum(largest(_scaled(floors, self.efficiency)), self.launch_s)
+        reached = largest(_scaled(floors, self.analytic_efficiency()))
+        seconds: FloatArray = np.maximum(reached, self.launch_s)
         return seconds
+
+    def analytic_efficiency(self) -> Roofline:
+        """Shares of the roofline assumed: the operator's, scaled to what the device is known for.
+
+        A device's published shares are of large products and copies; an operator keeps its
+        distance from those.
+        """
+        compute, bandwidth = self.device.achieved_compute, self.device.achieved_bandwidth
+        return Roofline(
+            self.efficiency.compute_s * (compute / TYPICAL.compute_s if compute else 1.0),
+            self.efficiency.bandwidth_s * (bandwidth / TYPICAL.bandwidth_s if bandwidth else 1.0),
+            self.efficiency.link_s,
+        )
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """Other categories whose efficiency may stand in, best first, when none is measured."""

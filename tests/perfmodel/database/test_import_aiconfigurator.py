@@ -111,7 +111,8 @@ def test_a_device_may_have_another_current_version(package):
 
 def test_version_order():
     versions = ["0.1.dev19262", "0.5.6.post2", "0.5.9", "0.5.10", "1.3.0rc9", "1.3.0rc10", "1.3.0"]
-    assert sorted(versions[::-1], key=version_order) == versions
+    shuffled = random.Random(1).sample(versions, len(versions))
+    assert sorted(shuffled, key=version_order) == versions
 
 
 def test_systems_are_renamed(package):
@@ -176,7 +177,12 @@ def test_collectives_of_one_byte_elements(package):
 
 def expert(tokens: int, kernel: str, **more: object) -> dict[str, object]:
     row = {"hidden_size": 4096, "inter_size": 1536, "topk": 8, "num_experts": 128}
-    row |= {"moe_dtype": "nvfp4", "moe_tp_size": 1, "moe_ep_size": 4, "distribution": "balanced"}
+    row |= {
+        "moe_dtype": "nvfp4",
+        "moe_tp_size": 1,
+        "moe_ep_size": 4,
+        "distribution": "power_law_1.2",
+    }
     return {**row, "num_tokens": tokens, "kernel_source": kernel, "latency": 0.1, **more}
 
 
@@ -187,14 +193,34 @@ def test_low_latency_experts_only_where_they_are_used(package):
     kernels = ("moe_torch_flow_cutlass", "moe_torch_flow_min_latency")
     rows = [expert(tokens, kernel) for tokens in (64, 128, 192) for kernel in kernels]
     rows += [expert(64, kernel, num_experts=8, topk=2) for kernel in kernels]
+    rows += [expert(64, kernel, distribution="balanced") for kernel in kernels]
     put(package, MOE, rows)
     found = imported(package, "trtllm", "moe").select("experts", "tokens", "kernel").rows()
     assert sorted(found) == [
         (8, 64, kernels[0]),
+        (128, 64, kernels[0]),
         (128, 64, kernels[1]),
         (128, 128, kernels[1]),
         (128, 192, kernels[0]),
     ]
+
+
+def test_balance_behind_a_group_limited_gate_is_left_out(package):
+    deepseek = {"hidden_size": 7168, "inter_size": 2048, "topk": 8, "num_experts": 256}
+    rows = [
+        expert(1, "k", distribution=routing, **shape)
+        for routing in ("balanced", "power_law_1.2")
+        for shape in (deepseek, {})
+    ]
+    for place in ("sglang/0.5.14", "trtllm/1.3.0rc20"):
+        put(package, f"h200_sxm/moe/{place}/moe_perf", rows)
+    found = imported(package, "sglang", "moe").select("experts", "routing").rows()
+    assert sorted(found) == [
+        (128, "balanced"),
+        (128, "power_law_1.2"),
+        (256, "power_law_1.2"),
+    ]
+    assert imported(package, "trtllm", "moe").height == 4
 
 
 def test_experts_without_a_gate_are_marked(package):

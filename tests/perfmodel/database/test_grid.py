@@ -1,0 +1,166 @@
+"""Interpolation in measured tables: known answers, exact nodes, edges, holes, slices."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from perfmodel.database.grid import RatioTable
+
+FloatArray = NDArray[np.float64]
+NO_SLICE = np.zeros(1, dtype=np.intp)
+
+axis = st.lists(st.integers(1, 10_000), min_size=1, max_size=5, unique=True).map(sorted)
+ratios = st.floats(0.5, 50.0)
+
+
+def table(points: list[tuple[float, ...]], values: list[float]) -> RatioTable:
+    return RatioTable.build(
+        np.zeros((len(points), 0)), [], np.array(points, dtype=float), np.array(values)
+    )
+
+
+def at(grid: RatioTable, *point: float) -> tuple[float, bool]:
+    ratio, inside = grid.lookup(NO_SLICE, [np.array([value]) for value in point])
+    return float(ratio[0]), bool(inside[0])
+
+
+@st.composite
+def full_grids(draw: st.DrawFn) -> tuple[list[list[int]], list[tuple[int, ...]], list[float]]:
+    axes = [draw(axis) for _ in range(draw(st.integers(1, 3)))]
+    points = list(product(*axes))
+    return axes, points, [draw(ratios) for _ in points]
+
+
+@given(full_grids())
+def test_nodes_are_reproduced(
+    grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]],
+) -> None:
+    _, points, values = grid
+    built = table(points, values)
+    for point, value in zip(points, values, strict=True):
+        ratio, inside = at(built, *point)
+        assert ratio == pytest.approx(value, rel=1e-9)
+        assert inside
+
+
+@given(full_grids(), st.data())
+def test_between_nodes_the_ratio_stays_within_them(
+    grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]], data: st.DataObject
+) -> None:
+    axes, points, values = grid
+    point = [data.draw(st.floats(0.1 * a[0], 10 * a[-1])) for a in axes]
+    ratio, inside = at(table(points, values), *point)
+    assert min(values) * (1 - 1e-9) <= ratio <= max(values) * (1 + 1e-9)
+    within = all(
+        a[0] * (1 - 1e-9) <= x <= a[-1] * (1 + 1e-9) for a, x in zip(axes, point, strict=True)
+    )
+    assert inside == within
+
+
+def test_halfway_in_octaves_is_the_geometric_mean() -> None:
+    built = table([(1,), (4,)], [2.0, 8.0])
+    assert at(built, 2) == (pytest.approx(4.0), True)
+    assert at(built, 2**0.5)[0] == pytest.approx(2.0 * 4.0**0.25)
+
+
+def test_a_power_law_is_exact_everywhere_inside() -> None:
+    points = list(product([1, 8, 64], [16, 128]))
+    built = table(points, [m**0.5 * n**-0.25 for m, n in points])
+    for m, n in product([1.7, 8, 33], [16, 50, 100]):
+        assert at(built, m, n)[0] == pytest.approx(m**0.5 * n**-0.25)
+
+
+@given(full_grids(), st.floats(1.0, 1000.0))
+def test_outside_the_hull_the_edge_ratio_is_held(
+    grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]], factor: float
+) -> None:
+    axes, points, values = grid
+    built = table(points, values)
+    top, bottom = [a[-1] for a in axes], [a[0] for a in axes]
+    assert at(built, *(x * factor for x in top))[0] == pytest.approx(at(built, *top)[0])
+    assert at(built, *(x / factor for x in bottom))[0] == pytest.approx(at(built, *bottom)[0])
+
+
+def test_the_hull_edge_is_continuous_and_flagged() -> None:
+    built = table([(1,), (2,), (8,)], [3.0, 5.0, 4.0])
+    assert at(built, 8 * (1 - 1e-7))[0] == pytest.approx(at(built, 8 * (1 + 1e-7))[0], rel=1e-5)
+    assert at(built, 8)[1]
+    assert not at(built, 8.1)[1]
+    assert not at(built, 0.9)[1]
+
+
+def test_a_hole_between_measurements_is_inside_and_interpolated() -> None:
+    points = [p for p in product([1, 2, 4], [1, 2, 4]) if p != (2, 2)]
+    built = table(points, [float(m * n) for m, n in points])
+    assert at(built, 2, 2) == (pytest.approx(4.0), True)
+
+
+def test_a_missing_corner_is_filled_by_the_nearest_and_outside() -> None:
+    points = [p for p in product([1, 2, 4], [1, 2, 4]) if p != (4, 4)]
+    built = table(points, [float(m * n) for m, n in points])
+    ratio, inside = at(built, 4, 4)
+    assert ratio == pytest.approx(8.0)
+    assert not inside
+    assert not at(built, 3, 3)[1]
+    assert at(built, 1.5, 1.5)[1]
+    assert at(built, 4, 2)[1]
+
+
+def test_repeated_rows_count_once_by_their_median() -> None:
+    built = table([(1,), (1,), (1,), (2,)], [2.0, 3.0, 100.0, 5.0])
+    assert at(built, 1)[0] == pytest.approx(3.0)
+
+
+def test_one_point_serves_everywhere() -> None:
+    built = table([(16,)], [2.5])
+    assert at(built, 16) == (pytest.approx(2.5), True)
+    assert at(built, 4000) == (pytest.approx(2.5), False)
+
+
+def test_a_zero_coordinate_is_a_category_of_its_own() -> None:
+    built = table([(0,), (1,), (2,)], [2.0, 4.0, 8.0])
+    assert at(built, 0) == (pytest.approx(2.0), True)
+
+
+def test_the_nearest_slice_is_chosen_by_weighted_octaves() -> None:
+    keys = np.array([[8.0, 128.0], [32.0, 128.0], [8.0, 64.0]])
+    built = RatioTable.build(keys, [1.0, 10.0], np.ones((3, 1)), np.array([1.0, 2.0, 3.0]))
+    wanted = np.array([[8.0, 128.0], [20.0, 128.0], [30.0, 70.0], [8.0, 64.0]])
+    index, exact = built.nearest_slice(wanted)
+    ratio, _ = built.lookup(index, [np.ones(4)])
+    assert ratio == pytest.approx([1.0, 2.0, 3.0, 3.0])
+    assert exact.tolist() == [True, False, False, True]
+
+
+@given(full_grids())
+def test_a_slice_does_not_leak_into_another(
+    grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]],
+) -> None:
+    _, points, values = grid
+    alone = table(points, values)
+    twice = RatioTable.build(
+        np.repeat([[1.0], [2.0]], len(points), axis=0),
+        [1.0],
+        np.array(points * 2, dtype=float),
+        np.array(values + [v * 7 for v in values]),
+    )
+    for point in points:
+        coordinates = [np.array([float(x)]) for x in point]
+        both, _ = twice.lookup(np.array([0, 1]), coordinates)
+        assert both == pytest.approx([at(alone, *point)[0], 7 * at(alone, *point)[0]])
+
+
+def test_lookup_broadcasts_slices_and_coordinates() -> None:
+    keys = np.array([[1.0], [1.0], [2.0], [2.0]])
+    coordinates = np.array([[1.0], [4.0], [1.0], [4.0]])
+    built = RatioTable.build(keys, [1.0], coordinates, np.array([1.0, 2.0, 3.0, 4.0]))
+    ratio, inside = built.lookup(np.array([[0], [1]]), [np.array([[1.0, 4.0, 8.0]])])
+    assert ratio == pytest.approx(np.array([[1.0, 2.0, 2.0], [3.0, 4.0, 4.0]]))
+    assert inside.tolist() == [[True, True, False]] * 2
+    assert built.floor(0) == 1.0

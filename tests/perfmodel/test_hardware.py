@@ -1,0 +1,140 @@
+"""Device files: every shipped one loads, and what a malformed one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from perfmodel.errors import ConfigError
+from perfmodel.hardware import PLATFORMS, SHIPPED, UNLIMITED, device_names, load_device
+from perfmodel.precision import FORMATS
+
+GOOD = """\
+name: toy
+title: Toy device
+memory: {value: 80GiB, source: "a data sheet"}
+memory_bandwidth: 3.35TB/s
+peak:
+  bf16: 1000TFLOP/s
+  fp8: 2000TFLOP/s
+tdp: 700W
+host:
+  devices: 8
+platform: strong-scale-out
+links:
+  - {name: nvlink, span: 8, bandwidth: 450GB/s, latency: 2us}
+  - {name: nic, span: unlimited, bandwidth: 50GB/s, latency: 5us}
+"""
+
+
+def written(folder: Path, text: str, name: str = "toy.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", device_names())
+def test_every_shipped_device_loads_and_is_plausible(name: str) -> None:
+    device = load_device(name)
+    assert device.name == name
+    assert device.platform in PLATFORMS
+    assert 16e9 < device.memory_bytes < 1e12
+    assert 0.3e12 < device.memory_bandwidth_bytes_per_s < 20e12
+    assert 50e12 < device.peak_flops_per_s["bf16"] < 5e15
+    assert set(device.peak_flops_per_s) <= {f.peak for f in FORMATS.values()}
+    assert all(rate >= device.peak_flops_per_s["bf16"] for rate in device.peak_flops_per_s.values())
+    spans = [link.span for link in device.links]
+    bandwidths = [link.bandwidth_bytes_per_s for link in device.links]
+    assert spans == sorted(set(spans))
+    assert spans[-1] == UNLIMITED
+    assert bandwidths == sorted(bandwidths, reverse=True)
+    assert bandwidths[0] < device.memory_bandwidth_bytes_per_s
+    assert device.network is device.links[-1]
+    assert device.fast_link is device.links[0]
+    figures = {"memory", "memory_bandwidth", "tdp"} | {f"peak.{p}" for p in device.peak_flops_per_s}
+    assert figures <= set(device.sources)
+    assert "not given" not in device.sources.values()
+
+
+def test_known_figures() -> None:
+    h100, h200, mi300x = (load_device(n) for n in ("h100_sxm", "h200_sxm", "mi300x"))
+    assert h100.memory_bandwidth_bytes_per_s == 3.35e12
+    assert h200.memory_bandwidth_bytes_per_s == pytest.approx(4.8e12)
+    assert h100.peak_flops_per_s == h200.peak_flops_per_s
+    assert mi300x.memory_bytes == 206_141_652_992
+    assert h100.fast_link.bandwidth_bytes_per_s == 450e9
+
+
+def test_a_users_folder_comes_first_and_needs_no_code(tmp_path: Path) -> None:
+    written(tmp_path, GOOD)
+    written(tmp_path, GOOD.replace("name: toy", "name: h100_sxm"), "h100_sxm.yaml")
+    assert load_device("toy", [tmp_path]).title == "Toy device"
+    assert load_device("h100_sxm", [tmp_path]).title == "Toy device"
+    assert "toy" in device_names([tmp_path])
+    assert "toy" not in device_names()
+
+
+@pytest.mark.parametrize("name", ["H100_SXM", "h100_sxm"])
+def test_names_ignore_case(name: str) -> None:
+    assert load_device(name).name == "h100_sxm"
+
+
+def test_every_listed_name_loads(tmp_path: Path) -> None:
+    written(tmp_path, GOOD, "MyToy.yaml")
+    for name in device_names([tmp_path]):
+        assert load_device(name, [tmp_path])
+
+
+def test_a_path_loads(tmp_path: Path) -> None:
+    assert load_device(written(tmp_path, GOOD)).name == "toy"
+    assert load_device(SHIPPED / "mi300x.yaml") == load_device("mi300x")
+
+
+def test_an_unknown_name_gets_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown device 'h100'; did you mean h[12]00_sxm"):
+        load_device("h100")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("tdp: 700W\n", "", ":1: tdp: this field is required"),
+        ("3.35TB/s", "3.35TB", ":4: memory_bandwidth: unknown unit 'TB'"),
+        ("80GiB", "-80GiB", ":3: memory: expected a positive bytes quantity"),
+        ("value: 80GiB, ", "", ":3: memory: expected {value: ..., source: ...}"),
+        ("bf16: 1000", "fp16: 1000", ":5: peak: expected a mapping of precisions"),
+        ("fp8: 2000TFLOP/s", "fp8: fast", ":7: peak.fp8: expected a flops_per_s quantity"),
+        ("fp8: 2000", "fp9: 2000", ":7: peak.fp9: "),
+        ("  devices: 8", "  devices: 8.5", ":10: host.devices: expected a positive whole number"),
+        ("  devices: 8", "  devices: true", ":10: host.devices: expected a positive whole number"),
+        ("host:\n  devices: 8", "host: 8", ":9: host.devices: this field is required"),
+        ("strong-scale-out", "scale-sideways", ":11: platform: expected one of weak-scale-out"),
+        ("span: 8", "span: 0", ":13: links.0.span: expected a positive whole number"),
+        ("span: unlimited", "span: 8", ":14: links.1.span: expected a span above"),
+        ("span: unlimited", "span: 64", ":14: links.1.span: the outermost link's span must be"),
+        ("latency: 2us", "latency: 2", ":13: links.0.latency: a unit is missing"),
+        ("name: nic, ", "", ":14: links.1.name: this field is required"),
+        ("- {name: nvlink, span: 8, bandwidth: 450GB/s, latency: 2us}", "- 3", ":13: links.0.span"),
+    ],
+)
+def test_a_malformed_file_is_told_line_field_and_expectation(
+    tmp_path: Path, old: str, new: str, expected: str
+) -> None:
+    assert old in GOOD
+    path = written(tmp_path, GOOD.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        load_device(path)
+    assert f"{path}{expected}" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "toy\n"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"toy\.yaml:1: expected a mapping"):
+        load_device(written(tmp_path, text))
+
+
+def test_links_that_are_no_list_are_refused(tmp_path: Path) -> None:
+    text = GOOD[: GOOD.index("links:")] + "links: nvlink\n"
+    with pytest.raises(ConfigError, match=r":12: links: expected a list of links"):
+        load_device(written(tmp_path, text))
