@@ -25,7 +25,7 @@ LARGEST_DEGREE = 4095
 """No spelling asks for more; `modules.base.Shapes` packs degrees below 4096."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layouts:
     """Many layouts, each degree an int64 array of shape (L,)."""
 
@@ -73,6 +73,16 @@ class Layouts:
         """
         aligned: NDArray[np.bool_] = self.tp_f * self.ep_f == self.tp_a
         return aligned
+
+    @property
+    def decode_copies(self) -> IntArray:
+        """How many FFN groups process the same decoded token, shape (L,).
+
+        Context-parallel ranks split a prompt's tokens but all hold the decoded ones, and
+        each FFN group takes those of the attention ranks it lies on.
+        """
+        copies: IntArray = np.clip(self.dp_f // self.dp_a, 1, self.cp_a)
+        return copies
 
     @property
     def dense_tp(self) -> IntArray:

@@ -10,10 +10,11 @@ from perfmodel.layout import Layouts, format_layout
 from perfmodel.memory import TERMS, MemoryTerms
 from perfmodel.work import StepWork
 from planner import sizing
+from planner.candidates import Candidates, Role
 from planner.pairing import Choice, Pool
 from planner.plan import FleetPlan, HostPlan, PoolPlan, TtftPlan
 from planner.problem import Problem
-from planner.sweep import Candidates, Role, Space
+from planner.sweep import Space
 
 
 def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
@@ -84,7 +85,7 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
     at_slo = None
     if target is not None and target.percentile is not None:
         at_slo = sizing.ttft_percentile_s(problem, pool, waiting, extra, target.percentile)
-    service = float((pool.latency_s @ np.array(problem.traffic.inputs.weights))[0])
+    service = float(pool.service_s[0])
     wait = float(waiting.mean_s[0])
     return TtftPlan(
         mean_s=service + wait + extra,
@@ -159,7 +160,7 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
         devices_per_replica=pool.world,
         qps_per_replica=float(one.qps[0]),
         sequences_in_flight=int(one.slots[0]) or None,
-        service_s=float((one.latency_s @ np.array(space.problem.traffic.inputs.weights))[0]),
+        service_s=float(one.service_s[0]),
         ttit_mean_s=float(one.ttit_s[0]) or None,
         ttit_slo_s=ttit_slo,
         prefill_time_share=prefill_share,
@@ -198,7 +199,7 @@ def _memory_terms(memory: MemoryTerms) -> dict[str, float]:
 
 def _limits(space: Space, one: Candidates, layout: Layouts) -> tuple[str, ...]:
     """What stops the batch from growing: the constraints that the next larger one breaks."""
-    batches = np.unique(space.axes(one.role)[0])
+    batches = np.unique(space.axes(one.role).batch)
     larger = batches[batches > one.batch[0]]
     if len(larger) == 0:
         return ("largest batch of the space",)

@@ -18,11 +18,12 @@ from perfmodel.memory import TERMS, replica_memory
 from perfmodel.operators import Bound
 from perfmodel.units import format_bytes, format_time
 from perfmodel.work import StepWork
+from planner.candidates import Candidates
 from planner.pairing import cheapest_fleets, rank
 from planner.problem import Offer, Problem, supported
 from planner.query import Slo, Target
 from planner.search import SearchResult
-from planner.sweep import Candidates, Space
+from planner.sweep import Space
 
 
 class InfeasibleError(InputError):

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from perfmodel.operators.collective import NETWORK_EFFICIENCY
 from planner import sizing
-from planner.dominance import nondominated, reduce
+from planner.candidates import Candidates
+from planner.dominance import nondominated, reduce_decode
 from planner.fleet import hosts_needed
 from planner.problem import Offer, Problem
-from planner.sweep import Candidates
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -115,8 +115,7 @@ def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | 
     if len(pool) == 0:
         return None
     offer = pool.offer
-    least = np.ceil(qps / (pool.qps * problem.max_utilization) * (1 - 1e-9))
-    bound = least_usd_per_hour(offer, np.maximum(least, 1) * pool.world)
+    bound = least_usd_per_hour(offer, sizing.least_replicas(problem, pool, qps) * pool.world)
     order = np.argsort(bound, kind="stable")
     order = order[np.isfinite(bound[order])]
     best: tuple[tuple[float, float], Choice] | None = None
@@ -126,7 +125,8 @@ def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | 
         if best is not None and bound[rows[0]] > best[0][0]:
             break
         part = pool.take(rows)
-        replicas = sizing.replicas_for_ttft(problem, part, qps, 0.0)
+        slack = _first_token_slack(problem, part)
+        replicas = sizing.replicas_for_ttft(problem, part, qps, 0.0, slack)
         for found in _cheapest_first(offer, part, replicas):
             price = found.usd_per_hour
             # Of equal prices, the one with the most capacity to spare.
@@ -160,20 +160,64 @@ def best_pairs(
 ) -> list[Choice]:
     """The cheapest disaggregated fleet of every pair of devices.
 
-    `prefill` and `decode` hold reduced candidates (`dominance.reduce`); pools are paired only
-    if their KV caches have one format.
+    Pools are paired only if their KV caches have one format.
     """
     found: dict[tuple[str, str], Choice] = {}
-    sized = [(pool, sizing.replicas_for_slots(problem, pool, qps)) for pool in decode if len(pool)]
-    for p in prefill:
-        for d, replicas in sized:
-            if len(p) == 0 or p.precision.kv != d.precision.kv:
+    sized = [_size_decode(problem, pool, qps) for pool in decode if len(pool)]
+    for p in (_bounded(problem, pool, qps) for pool in prefill if len(pool)):
+        for d in sized:
+            if len(d.pool) == 0 or p.pool.precision.kv != d.pool.precision.kv:
                 continue
-            choice = _best_pair(problem, p, d, replicas, qps)
-            names = (p.offer.device.name, d.offer.device.name)
-            if choice and (names not in found or choice.usd_per_hour < found[names].usd_per_hour):
+            names = (p.pool.offer.device.name, d.pool.offer.device.name)
+            known = found.get(names)
+            choice = _best_pair(problem, p, d, qps, known.usd_per_hour if known else np.inf)
+            if choice is not None:
                 found[names] = choice
     return list(found.values())
+
+
+@dataclass(frozen=True)
+class _SizedDecode:
+    """Decode pools worth pairing, each with its replicas and the wait for admission."""
+
+    pool: Candidates
+    replicas: IntArray
+    admission_s: FloatArray
+
+    @property
+    def devices(self) -> IntArray:
+        return self.replicas * self.pool.world
+
+
+def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode:
+    """Decode candidates sized for the demand, without those that another makes needless.
+
+    To a prefill pool the decode side matters by its devices, by how long admission and
+    transfer take, and (with an end-to-end objective) by its time between tokens.
+    """
+    replicas = sizing.replicas_for_slots(problem, pool, qps)
+    reachable = replicas != sizing.UNREACHABLE
+    pool, replicas = pool.take(reachable), replicas[reachable]
+    admission = sizing.slot_waiting(problem, pool, replicas.astype(float), qps).mean_s
+    columns = [(replicas * pool.world).astype(float), admission, -pool.shards]
+    if problem.slo.e2e is not None:
+        columns.append(pool.ttit_s)
+    kept = nondominated(np.stack(columns, axis=1))
+    return _SizedDecode(pool.take(kept), replicas[kept], admission[kept])
+
+
+@dataclass(frozen=True)
+class _BoundedPrefill:
+    """Prefill candidates in the order of the fewest devices that their capacity allows."""
+
+    pool: Candidates
+    least_devices: IntArray
+
+
+def _bounded(problem: Problem, pool: Candidates, qps: float) -> _BoundedPrefill:
+    least = sizing.least_replicas(problem, pool, qps) * pool.world
+    order = np.argsort(least, kind="stable")
+    return _BoundedPrefill(pool.take(order), least[order])
 
 
 def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
@@ -192,63 +236,76 @@ def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
 
 
 def _best_pair(
-    problem: Problem, p: Candidates, d: Candidates, decode_replicas: IntArray, qps: float
+    problem: Problem, prefill: _BoundedPrefill, d: _SizedDecode, qps: float, limit: float
 ) -> Choice | None:
-    reachable = decode_replicas != sizing.UNREACHABLE
-    if not reachable.any():
-        return None
-    d, decode_replicas = d.take(reachable), decode_replicas[reachable]
-    admission = sizing.slot_waiting(problem, d, decode_replicas.astype(float), qps).mean_s
-    decode_devices = decode_replicas * d.world
-    # The decode side matters to prefill only by how long admission and transfer take.
-    keys = np.stack([decode_devices.astype(float), admission, -d.shards], axis=1)
-    kept = nondominated(keys)
-    d, decode_replicas = d.take(kept), decode_replicas[kept]
-    decode_devices, admission = decode_devices[kept], admission[kept]
+    """The cheapest fleet of two device types, if cheaper than `limit`.
 
-    moving = transfer_s(problem, p, d)
-    extra = (moving + admission[None, :]).T  # (D, P): candidates on the last axis
-    prefill_replicas = sizing.replicas_for_ttft(problem, p, qps, extra)
-    ok = prefill_replicas != sizing.UNREACHABLE
-    prefill_devices = np.where(ok, prefill_replicas, 0) * p.world
-    if p.offer.device.name == d.offer.device.name:
-        bound = least_usd_per_hour(p.offer, prefill_devices + decode_devices[:, None])
-    else:
-        bound = least_usd_per_hour(p.offer, prefill_devices)
-        bound = bound + least_usd_per_hour(d.offer, decode_devices)[:, None]
-    bound = np.where(ok, bound, np.inf)
-    exact = (
-        prefill_devices * p.offer.usd_per_device_hour
-        + (decode_devices * d.offer.usd_per_device_hour)[:, None]
-    )
-    # Of fleets that need as many hosts, prefer the one that leaves most of them idle.
-    order = np.lexsort((exact.ravel(), bound.ravel()))
-    best: Choice | None = None
-    for flat in order:
-        price = bound.ravel()[flat]
-        if not np.isfinite(price) or (best is not None and price >= best.usd_per_hour):
+    Prefill candidates are sized in the order of a lower bound on their devices; the search ends
+    when even that bound is no cheaper than the best fleet found.
+    """
+    p_offer, d_offer = prefill.pool.offer, d.pool.offer
+    same = p_offer.device.name == d_offer.device.name
+
+    def price(prefill_devices: IntArray, decode_devices: IntArray) -> FloatArray:
+        if same:
+            return least_usd_per_hour(p_offer, prefill_devices + decode_devices)
+        return least_usd_per_hour(p_offer, prefill_devices) + least_usd_per_hour(
+            d_offer, decode_devices
+        )
+
+    best: tuple[float, float, Choice] | None = None
+    start, size = 0, 512
+    while start < len(prefill.pool):
+        bound = price(prefill.least_devices[start], d.devices)
+        open_ = np.flatnonzero(bound < limit if best is None else bound <= best[0])
+        if len(open_) == 0:
             break
-        i, j = np.unravel_index(flat, bound.shape)
-        pools = [
-            Pool(p, int(j), int(prefill_replicas[i, j])),
-            Pool(d, int(i), int(decode_replicas[i])),
-        ]
-        choice = make_choice(pools, float(moving[j, i]))
-        if choice is not None and (best is None or choice.usd_per_hour < best.usd_per_hour):
-            best = choice
-    return best
+        rows = np.arange(start, min(start + size, len(prefill.pool)))
+        part, decode = prefill.pool.take(rows), d.pool.take(open_)
+        moving = transfer_s(problem, part, decode).T  # (D, P): candidates on the last axis
+        extra = moving + d.admission_s[open_][:, None]
+        slack = _first_token_slack(problem, decode)
+        replicas = sizing.replicas_for_ttft(problem, part, qps, extra, slack[:, None])
+        ok = replicas != sizing.UNREACHABLE
+        devices = np.where(ok, replicas, 0) * part.world
+        cost = np.where(ok, price(devices, d.devices[open_][:, None]), np.inf)
+        idle = (
+            devices * p_offer.usd_per_device_hour
+            + (d.devices[open_] * d_offer.usd_per_device_hour)[:, None]
+        )
+        # Of fleets that need as many hosts, prefer the one that leaves most of them idle.
+        for flat in np.lexsort((idle.ravel(), cost.ravel())):
+            i, j = np.unravel_index(flat, cost.shape)
+            key = (float(cost[i, j]), float(idle[i, j]))
+            if not key[0] < limit or (best is not None and key >= best[:2]):
+                break
+            pools = [
+                Pool(part, int(j), int(replicas[i, j])),
+                Pool(decode, int(i), int(d.replicas[open_[i]])),
+            ]
+            choice = make_choice(pools, float(moving[i, j]))
+            if choice is not None:
+                key = (choice.usd_per_hour, key[1])
+                if best is None or key < best[:2]:
+                    best = (*key, choice)
+        start += size
+        size = min(size * 2, BLOCK // max(len(open_), 1))
+    return best[2] if best else None
+
+
+def _first_token_slack(problem: Problem, pool: Candidates) -> FloatArray:
+    """What the end-to-end objective leaves for the first token, mean; infinite without one."""
+    if problem.slo.e2e is None:
+        return np.full(len(pool), np.inf)
+    slack: FloatArray = problem.slo.e2e.seconds - problem.traffic.outputs.mean * pool.ttit_s
+    return slack
 
 
 def cheapest_fleets(problem: Problem, candidates: Sequence[Candidates], qps: float) -> list[Choice]:
-    """The cheapest fleet of every kind and device combination at a demand, unordered.
-
-    `candidates` may be reduced already; reducing again changes nothing.
-    """
-    pools = {
-        role: [reduce(problem, c) for c in candidates if c.role == role]
-        for role in ("prefill", "decode")
-    }
-    choices = best_pairs(problem, pools["prefill"], pools["decode"], qps)
+    """The cheapest fleet of every kind and device combination at a demand, unordered."""
+    prefill = [c for c in candidates if c.role == "prefill"]
+    decode = [reduce_decode(problem, c) for c in candidates if c.role == "decode"]
+    choices = best_pairs(problem, prefill, decode, qps)
     for mixed in (c for c in candidates if c.role == "continuous"):
         choice = best_continuous(problem, mixed, qps)
         if choice is not None:
@@ -275,6 +332,5 @@ __all__ = [
     "cheapest_fleets",
     "make_choice",
     "rank",
-    "reduce",
     "transfer_s",
 ]

@@ -157,14 +157,7 @@ def _precisions(query: Query, model: ModelArchitecture) -> tuple[Precision, ...]
     for weights in choice.weights:
         for kv in choice.kv:
             if weights == "native":
-                formats = {
-                    field: model.weight_format(module)
-                    for field, module in (
-                        ("attention", "attention"),
-                        ("ffn", "dense_ffn"),
-                        ("experts", "routed_experts"),
-                    )
-                }
+                formats = _checkpoint_formats(model)
             else:
                 formats = dict.fromkeys(("attention", "ffn", "experts"), weights)
             precision = Precision(**formats, kv=kv_native if kv == "native" else kv)
@@ -173,6 +166,19 @@ def _precisions(query: Query, model: ModelArchitecture) -> tuple[Precision, ...]
                     None
                 )
     return tuple(found)
+
+
+def _checkpoint_formats(model: ModelArchitecture) -> dict[str, str]:
+    """The checkpoint's format of each module; one that the model lacks takes another's."""
+    counts = model.parameters_by_module()
+    formats = {"attention": model.weight_format("attention")}
+    modules = {"ffn": ("dense_ffn", "shared_experts"), "experts": ("routed_experts",)}
+    for field, names in modules.items():
+        present = [name for name in names if counts[name]]
+        formats[field] = model.weight_format(present[0]) if present else ""
+    formats["ffn"] = formats["ffn"] or formats["experts"]
+    formats["experts"] = formats["experts"] or formats["ffn"]
+    return formats
 
 
 def supported(precision: Precision, device: Device) -> bool:

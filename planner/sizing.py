@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.queueing import exceedance, mean_wait_s, wait_probability
+from planner.candidates import Candidates
 from planner.problem import Problem
 from planner.query import Target
-from planner.sweep import Candidates
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -77,7 +77,7 @@ def ttft_s(
     problem: Problem, pool: Candidates, waiting: Waiting, extra_s: FloatArray | float
 ) -> FloatArray:
     """Mean TTFT: service, waiting, and `extra_s` (KV transfer, admission)."""
-    service = pool.latency_s @ np.array(problem.traffic.inputs.weights)
+    service = pool.service_s
     result: FloatArray = service + waiting.mean_s + extra_s
     return result
 
@@ -91,8 +91,9 @@ def late_share(
 ) -> FloatArray:
     """Share of requests whose first token comes after `limit_s`."""
     share: FloatArray | float = 0.0
+    latency_s = pool.latency_s
     for j, weight in enumerate(problem.traffic.inputs.weights):
-        left = limit_s - pool.latency_s[..., j] - extra_s
+        left = limit_s - latency_s[:, j] - extra_s
         share = share + weight * exceedance(left, waiting.probability, waiting.mean_s)
     return np.asarray(share)
 
@@ -122,31 +123,43 @@ def meets_ttft(
     qps: float,
     extra_s: FloatArray | float,
     target: Target | None,
+    mean_limit_s: FloatArray | float = np.inf,
 ) -> BoolArray:
-    """Where the pool's first tokens meet the target at this load."""
+    """Where the pool's first tokens meet the target, and their mean the limit, at this load."""
     stable = qps <= pool.qps * replicas * problem.max_utilization * (1 + 1e-9)
-    if target is None:
-        return np.asarray(np.broadcast_to(stable, np.broadcast_shapes(stable.shape)))
+    if target is None and np.all(np.isinf(mean_limit_s)):
+        return np.asarray(stable)
     waiting = first_token_waiting(problem, pool, replicas, qps)
-    if target.percentile is None:
-        return np.asarray(stable & (ttft_s(problem, pool, waiting, extra_s) <= target.seconds))
-    late = late_share(problem, pool, waiting, extra_s, target.seconds)
-    return np.asarray(stable & (late <= 1.0 - target.percentile / 100.0))
+    limit = np.asarray(mean_limit_s)
+    if target is not None and target.percentile is None:
+        limit = np.minimum(limit, target.seconds)
+    meets = np.asarray(stable)
+    if np.any(np.isfinite(limit)):
+        meets = meets & (ttft_s(problem, pool, waiting, extra_s) <= limit)
+    if target is not None and target.percentile is not None:
+        late = late_share(problem, pool, waiting, extra_s, target.seconds)
+        meets = meets & (late <= 1.0 - target.percentile / 100.0)
+    return meets
 
 
 def replicas_for_ttft(
-    problem: Problem, pool: Candidates, qps: float, extra_s: FloatArray | float
+    problem: Problem,
+    pool: Candidates,
+    qps: float,
+    extra_s: FloatArray | float,
+    mean_limit_s: FloatArray | float = np.inf,
 ) -> IntArray:
     """Fewest replicas with which the TTFT target holds; `UNREACHABLE` where none does.
 
     Args:
         extra_s: time besides service and waiting; broadcastable, candidates on the last axis.
+        mean_limit_s: a further bound on the mean TTFT, broadcastable likewise.
     """
-    shape = np.broadcast_shapes((len(pool),), np.shape(extra_s))
+    shape = np.broadcast_shapes((len(pool),), np.shape(extra_s), np.shape(mean_limit_s))
     target = problem.slo.ttft
     return _fewest(
-        lambda n: meets_ttft(problem, pool, n, qps, extra_s, target),
-        np.broadcast_to(_least(problem, pool, qps), shape),
+        lambda n: meets_ttft(problem, pool, n, qps, extra_s, target, mean_limit_s),
+        np.broadcast_to(least_replicas(problem, pool, qps), shape),
     )
 
 
@@ -161,10 +174,11 @@ def replicas_for_slots(problem: Problem, pool: Candidates, qps: float) -> IntArr
         mean = slot_waiting(problem, pool, replicas, qps).mean_s
         return np.asarray(stable & (mean <= ADMISSION_SHARE * target.seconds))
 
-    return _fewest(admits, _least(problem, pool, qps))
+    return _fewest(admits, least_replicas(problem, pool, qps))
 
 
-def _least(problem: Problem, pool: Candidates, qps: float) -> IntArray:
+def least_replicas(problem: Problem, pool: Candidates, qps: float) -> IntArray:
+    """Replicas that capacity alone asks for, whatever the latency."""
     needed = qps / (pool.qps * problem.max_utilization)
     return np.maximum(np.ceil(needed * (1 - 1e-9)), 1).astype(np.int64)
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from perfmodel.database import PerfStore
 from planner.assess import assess
-from planner.dominance import reduce
 from planner.infeasible import explain_infeasible
 from planner.pairing import Choice, cheapest_fleets, rank
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
@@ -73,10 +72,9 @@ def solve(
 
 def choose(problem: Problem, result: SearchResult) -> tuple[float, list[Choice]]:
     """The demand served, and the cheapest choice of every kind and device combination."""
-    candidates = [c if c.role == "continuous" else reduce(problem, c) for c in result.candidates]
 
     def at(qps: float) -> list[Choice]:
-        return cheapest_fleets(problem, candidates, qps)
+        return cheapest_fleets(problem, result.candidates, qps)
 
     if problem.qps is not None:
         return problem.qps, at(problem.qps)

@@ -7,9 +7,7 @@ an idle system; queueing is added when a fleet is sized.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from perfmodel.layout import Layouts
 from perfmodel.operators import Operators
 from perfmodel.precision import Precision
 from perfmodel.step import StepModel
+from planner.candidates import Axes, Candidates, Estimates, Funnel, Role
 from planner.problem import Offer, Problem, supported
 from planner.query import Target
 from spaces.constraints import (
@@ -34,84 +33,10 @@ from spaces.enumeration import all_layouts, enumerate_layouts
 from spaces.variables import CHUNKS, PREFILL_BATCHES, RawSpace, decode_batches
 
 FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-Role = Literal["prefill", "decode", "continuous"]
 
-BLOCK = 1024
-"""Layouts evaluated at a time, to bound memory."""
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Feasible configurations of one role on one device in one precision, arrays of (N,).
-
-    Attributes:
-        layout: row of `layouts`.
-        batch: sequences (prefill: prompts) per attention rank and micro-batch.
-        chunk: prefill tokens per rank and iteration (continuous), else 0.
-        world: devices of one replica.
-        qps: capacity of one replica, requests/s.
-        latency_s: first-token service time by representative input, (N, J); zero for decode.
-        pace_s: mean time between service completions of one server.
-        pace_cv2: its squared coefficient of variation.
-        servers: requests (batches) served at once by one replica, as a queue sees them.
-        prefill_share: share of time a server is busy with prefill at full load.
-        ttit_s: mean time between tokens with every slot taken; zero for prefill.
-        slots: sequences in flight; zero for prefill.
-        shards: devices of one attention rank that hold different parts of the KV cache.
-    """
-
-    role: Role
-    offer: Offer
-    precision: Precision
-    layouts: Layouts
-    layout: IntArray
-    batch: IntArray
-    chunk: IntArray
-    world: IntArray
-    qps: FloatArray
-    latency_s: FloatArray
-    pace_s: FloatArray
-    pace_cv2: FloatArray
-    servers: FloatArray
-    prefill_share: FloatArray
-    ttit_s: FloatArray
-    slots: FloatArray
-    shards: FloatArray
-
-    def __len__(self) -> int:
-        return len(self.layout)
-
-    def take(self, index: object) -> Candidates:
-        """The candidates at an index array or mask."""
-        arrays = {
-            name: getattr(self, name)[index]
-            for name in self.__dataclass_fields__
-            if name not in ("role", "offer", "precision", "layouts")
-        }
-        return Candidates(self.role, self.offer, self.precision, self.layouts, **arrays)
-
-
-@dataclass
-class Funnel:
-    """How many configurations each constraint left, of one role on one device.
-
-    Layout stages count layouts; `evaluated` and later ones count layouts times the swept axes.
-    """
-
-    role: Role
-    device: str
-    precision: str
-    stages: list[tuple[str, int]] = field(default_factory=list)
-
-    def add(self, name: str, count: int) -> None:
-        """Record what is left after a constraint."""
-        self.stages.append((name, count))
-
-    def count(self, name: str) -> int:
-        """What was left after the named stage (0 if it was never reached)."""
-        return dict(self.stages).get(name, 0)
+BLOCK_CELLS = 65536
+"""Layouts times columns evaluated at a time: small enough for the processor's cache."""
 
 
 class Space:
@@ -184,7 +109,7 @@ class Space:
         """Layouts that satisfy every constraint on layouts, counted into the funnel."""
         problem = self.problem
         axes = self.axes(role)
-        funnel.add("raw", RawSpace(self.max_world).layouts * len(axes[0]))
+        funnel.add("raw", RawSpace(self.max_world).layouts * len(axes))
         for name, count in self.structure:
             funnel.add(name, count)
         layouts = self.layouts
@@ -216,19 +141,18 @@ class Space:
             possible &= ttit <= problem.slo.ttit.seconds
         return possible
 
-    def axes(self, role: Role) -> tuple[IntArray, IntArray]:
-        """The swept axes of a role, (C,) each: batch and chunk (0 where it has none)."""
+    def axes(self, role: Role) -> Axes:
+        """The swept axes of a role."""
+        traffic = self.problem.traffic
         if role == "prefill":
-            return PREFILL_BATCHES, np.zeros_like(PREFILL_BATCHES)
+            return Axes(PREFILL_BATCHES, np.zeros_like(PREFILL_BATCHES), traffic)
         batches = decode_batches()
         if role == "decode":
-            return batches, np.zeros_like(batches)
-        # A continuous replica runs as many prompts as its longest queue allows: the same grid,
-        # paired with every chunk that can keep that many slots filled.
-        traffic = self.problem.traffic
+            return Axes(batches, np.zeros_like(batches), traffic)
+        # Every batch with every chunk that can keep its slots filled.
         batch, chunk = (a.ravel() for a in np.meshgrid(batches, CHUNKS, indexing="ij"))
-        sustained = batch * traffic.mean_new_tokens / traffic.outputs.mean <= chunk
-        return batch[sustained], chunk[sustained]
+        sustained = Axes(batch, chunk, traffic).mixed_share <= 1.0
+        return Axes(batch[sustained], chunk[sustained], traffic)
 
     def sweep(self, role: Role, offer: Offer, precision: Precision) -> tuple[Candidates, Funnel]:
         """Every configuration of a role on a device: those feasible, and the funnel."""
@@ -243,151 +167,90 @@ class Space:
         precision: Precision,
         layouts: Layouts,
         funnel: Funnel | None = None,
-        rows: IntArray | None = None,
+        rows: NDArray[np.int64] | None = None,
     ) -> Candidates:
         """Evaluate layouts (or some rows of them) on the role's whole grid of axes.
 
         What fits and meets the SLO on an idle system is kept.
         """
         step = self.step_model(offer, precision)
-        batch, chunk = self.axes(role)
-        blocks: list[Candidates] = []
+        axes = self.axes(role)
+        none = np.zeros(0, dtype=np.int64)
+        whole = Candidates(
+            role, offer, precision, layouts, axes, self._kv_heads(), none, none, _none(role, axes)
+        )
+        blocks = [whole]
         counts = np.zeros(3, dtype=np.int64)
         rows = np.arange(len(layouts)) if rows is None else rows
-        for start in range(0, len(rows), BLOCK):
-            block, block_counts = self._evaluate_block(
-                role, offer, step, layouts, rows[start : start + BLOCK], batch, chunk
-            )
-            counts += block_counts
-            blocks.append(block)
+        size = max(BLOCK_CELLS // max(len(axes), 1), 1)
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            fits, meets, estimates = self._estimate(role, step, layouts[part], axes)
+            keep = fits & meets
+            layout, column = np.nonzero(keep)
+            counts += [fits.size, int(fits.sum()), int(keep.sum())]
+            blocks.append(whole.subset(part[layout], column, estimates.take(keep)))
         if funnel is not None:
             for name, count in zip(("evaluated", "memory", "SLO"), counts, strict=True):
                 funnel.add(name, int(count))
-        nodes = len(self.problem.traffic.inputs.weights)
-        return concatenate(blocks) if blocks else empty(role, offer, precision, layouts, nodes)
+        return Candidates.concatenate(blocks)
 
-    def _evaluate_block(
-        self,
-        role: Role,
-        offer: Offer,
-        step: StepModel,
-        layouts: Layouts,
-        rows: IntArray,
-        batch: IntArray,
-        chunk: IntArray,
-    ) -> tuple[Candidates, IntArray]:
+    def _estimate(
+        self, role: Role, step: StepModel, layouts: Layouts, axes: Axes
+    ) -> tuple[BoolArray, BoolArray, Estimates]:
+        """Of layouts (L) times columns (C): what fits, what meets the SLO idle, and times."""
         traffic, slo = self.problem.traffic, self.problem.slo
-        block = layouts[rows]
-        shape = (len(block), len(batch))
+        shape = (len(layouts), len(axes))
         zeros = np.zeros(shape)
+        meets = np.ones(shape, dtype=bool)
         if role == "prefill":
-            p = phases.prefill(step, block, traffic, batch)
-            memory, qps, latency = p.memory, p.qps, p.latency_s
-            pace, cv2, servers = p.pace_s, p.pace_cv2, p.servers
-            ttit, slots, share = zeros, zeros, np.ones(shape)
-            meets = _meets_mean_or_percentile(latency, traffic.inputs.weights, slo.ttft)
+            p = phases.prefill(step, layouts, traffic, axes.batch)
+            memory = p.memory
+            estimates = Estimates(p.latency_s, p.pace_s, p.pace_cv2, zeros)
+            meets = self._first_token_in_time(p.latency_s)
         elif role == "decode":
-            d = phases.decode(step, block, traffic, batch, _percentile(slo.ttit))
-            memory, qps = d.memory, d.qps
-            latency = np.zeros((*shape, len(traffic.inputs.weights)))
-            pace, cv2 = d.ttit_s * traffic.outputs.mean, np.full(shape, self._output_cv2())
-            servers, ttit, slots, share = d.slots, d.ttit_s, d.slots, zeros
-            meets = np.ones(shape, dtype=bool)
+            d = phases.decode(step, layouts, traffic, axes.batch, _percentile(slo.ttit))
+            memory = d.memory
+            estimates = Estimates(np.zeros((*shape, 0)), zeros, zeros, d.ttit_s)
             if slo.ttit is not None:
                 meets = d.ttit_slo_s <= slo.ttit.seconds
+            if slo.e2e is not None:
+                meets = meets & (traffic.outputs.mean * d.ttit_s <= slo.e2e.seconds)
         else:
-            c = phases.continuous(step, block, traffic, batch, chunk)
-            memory, qps, latency = c.memory, c.qps, c.prefill_s
-            weights = np.array(traffic.inputs.weights)
-            pace = latency @ weights
-            cv2 = np.maximum((latency**2) @ weights / pace**2 - 1.0, 0.0)
-            servers, ttit, slots, share = c.servers, c.ttit_s, c.slots, c.mixed_share
-            meets = (share <= 1.0) & _meets_mean_or_percentile(
-                latency, traffic.inputs.weights, slo.ttft
-            )
+            c = phases.continuous(step, layouts, traffic, axes.batch, axes.chunk)
+            memory = c.memory
+            estimates = Estimates(c.mixed_s[:, :, None], zeros, zeros, c.ttit_s)
+            if slo.ttft is not None:
+                meets = self._first_token_in_time(c.mixed_s[:, :, None] * axes.chunks)
             if slo.ttit is not None:
-                meets &= c.ttit_at(_percentile(slo.ttit)) <= slo.ttit.seconds
-        if slo.e2e is not None and role != "prefill":
-            mean_latency = latency @ np.array(traffic.inputs.weights) if role != "decode" else zeros
-            meets &= mean_latency + traffic.outputs.mean * ttit <= slo.e2e.seconds
-        fits = memory.total <= offer.device.memory_bytes
-        fits = np.broadcast_to(fits, shape)
-        keep = fits & meets
-        layout, column = np.nonzero(keep)
-        counts = np.array([fits.size, fits.sum(), keep.sum()], dtype=np.int64)
-        return (
-            Candidates(
-                role=role,
-                offer=offer,
-                precision=step.precision,
-                layouts=layouts,
-                layout=rows[layout],
-                batch=batch[column],
-                chunk=chunk[column],
-                world=block.world[layout],
-                qps=qps[keep],
-                latency_s=latency[keep],
-                pace_s=pace[keep],
-                pace_cv2=np.broadcast_to(cv2, shape)[keep],
-                servers=np.broadcast_to(servers, shape)[keep],
-                prefill_share=np.broadcast_to(share, shape)[keep],
-                ttit_s=ttit[keep],
-                slots=np.broadcast_to(slots, shape)[keep],
-                shards=kv_shards(self.problem, block)[layout],
-            ),
-            counts,
+                meets = meets & (c.ttit_at(_percentile(slo.ttit)) <= slo.ttit.seconds)
+        fits = np.broadcast_to(memory.total <= step.device.memory_bytes, shape)
+        return fits, meets, estimates
+
+    def _first_token_in_time(self, latency_s: FloatArray) -> BoolArray:
+        """Where a first token without any waiting meets the target; latency by input, (L, C, J)."""
+        target = self.problem.slo.ttft
+        weights = np.array(self.problem.traffic.inputs.weights)
+        if target is None:
+            return np.ones(latency_s.shape[:2], dtype=bool)
+        if target.percentile is None:
+            return np.asarray(latency_s @ weights <= target.seconds)
+        late = (latency_s > target.seconds) @ weights
+        return np.asarray(late <= 1.0 - target.percentile / 100.0 + 1e-12)
+
+    def _kv_heads(self) -> int:
+        return min(
+            1 if group.attention.kind == "mla" else group.attention.kv_heads
+            for group in self.problem.model.groups
         )
 
-    def _output_cv2(self) -> float:
-        outputs = self.problem.traffic.outputs
-        return max(outputs.mean_square / outputs.mean**2 - 1.0, 0.0)
 
-
-def kv_shards(problem: Problem, layouts: Layouts) -> FloatArray:
-    """Devices of one attention rank that hold different parts of a sequence's cache, (L,)."""
-    kv_heads = min(
-        1 if group.attention.kind == "mla" else group.attention.kv_heads
-        for group in problem.model.groups
-    )
-    shards: FloatArray = (layouts.pp * layouts.cp_a * np.minimum(layouts.tp_a, kv_heads)).astype(
-        float
-    )
-    return shards
-
-
-def empty(
-    role: Role, offer: Offer, precision: Precision, layouts: Layouts, nodes: int
-) -> Candidates:
-    """No candidates."""
-    none, no = np.zeros(0), np.zeros(0, dtype=np.int64)
-    return Candidates(
-        role, offer, precision, layouts, no, no, no, no, none, np.zeros((0, nodes)), *[none] * 7
-    )
-
-
-def concatenate(blocks: Sequence[Candidates]) -> Candidates:
-    """Candidates of the same layouts, one after another."""
-    first = blocks[0]
-    arrays = {
-        name: np.concatenate([getattr(block, name) for block in blocks])
-        for name in first.__dataclass_fields__
-        if name not in ("role", "offer", "precision", "layouts")
-    }
-    return Candidates(first.role, first.offer, first.precision, first.layouts, **arrays)
+def _none(role: Role, axes: Axes) -> Estimates:
+    """Estimates of no configuration."""
+    width = {"prefill": len(axes.traffic.inputs.weights), "continuous": 1, "decode": 0}[role]
+    none = np.zeros(0)
+    return Estimates(np.zeros((0, width)), none, none, none)
 
 
 def _percentile(target: Target | None) -> float | None:
     return None if target is None else target.percentile
-
-
-def _meets_mean_or_percentile(
-    latency_s: FloatArray, weights: Sequence[float], target: Target | None
-) -> BoolArray:
-    """Where a first token without any waiting would meet the target, (L, C)."""
-    if target is None:
-        return np.ones(latency_s.shape[:2], dtype=bool)
-    share = np.array(weights)
-    if target.percentile is None:
-        return np.asarray(latency_s @ share <= target.seconds)
-    late = (latency_s > target.seconds) @ share
-    return np.asarray(late <= 1.0 - target.percentile / 100.0 + 1e-12)

@@ -77,6 +77,8 @@ def grouped_query(
             {"dtype": "bf16", "kv_dtype": kv_dtype},
             common
             | {
+                # Like the cache, what a window keeps of it is spread over context parallelism.
+                "window_tokens": attention.window_tokens / cp,
                 "batch": np.maximum(work.decode_sequences, 1.0),
                 "context_tokens": np.maximum(work.context_tokens / cp, 1.0),
             },

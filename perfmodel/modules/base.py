@@ -112,8 +112,13 @@ def rank_tokens(work: StepWork, cp: FloatArray) -> FloatArray:
 
 
 def group_tokens(work: StepWork, shapes: Shapes) -> FloatArray:
-    """Tokens entering one FFN shard group: those of all attention ranks, over its replicas."""
-    tokens: FloatArray = np.maximum(work.new_tokens * shapes["dp_a"] / shapes["dp_f"], 1.0)
+    """Tokens entering one FFN shard group: those of all attention ranks, over its replicas.
+
+    `shapes` of `dp_a`, `dp_f` and `decode_copies`.
+    """
+    decoded = work.decode_sequences * shapes["decode_copies"]
+    new = decoded + work.prefill_sequences * work.prefill_tokens
+    tokens: FloatArray = np.maximum(new * shapes["dp_a"] / shapes["dp_f"], 1.0)
     return tokens
 
 

@@ -32,7 +32,9 @@ def ends(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:
     logits = collectives.all_gather(tp, sampled * vocab * ACTIVATION_BYTES)
     yield Call("logits_all_gather", "communication", HEAD, 0, logits, shapes.index)
     if (layouts.pp > 1).any():
-        at = Shapes(layouts, "stage_world", "cp_a")
+        # The slowest boundary sets the pace: a pipeline larger than a link's domain leaves it
+        # somewhere. Latency counts that boundary for every stage, so it is an upper bound.
+        at = Shapes(layouts, "world", "cp_a")
         tokens = rank_tokens(work, at["cp_a"])
-        send = collectives.send(at["stage_world"], tokens * hidden * ACTIVATION_BYTES)
+        send = collectives.send(at["world"] - 1, tokens * hidden * ACTIVATION_BYTES)
         yield Call("pipeline_send", "communication", BOUNDARY, 0, send, at.index)

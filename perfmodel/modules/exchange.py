@@ -58,7 +58,7 @@ def _redistribute(
 
     scatter = collectives.reduce_scatter(tp, own * token_bytes)
     yield call("attention_reduce_scatter", scatter, shapes)
-    ffn = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f")
+    ffn = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f", "decode_copies")
     if group.feed_forward.is_moe:
         per_device = group_tokens(work, ffn) / (ffn["tp_f"] * ffn["ep_f"])
         experts = Group(ffn["ep_f"], ffn["tp_f"])

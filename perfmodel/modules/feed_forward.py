@@ -36,7 +36,7 @@ def dense(
         tp = shapes["dense_tp"]
         tokens = np.maximum(rank_tokens(work, shapes["cp_a"]) * tp / shapes["tp_a"], 1.0)
     else:
-        shapes = Shapes(layouts, "tp_f", "dp_a", "dp_f")
+        shapes = Shapes(layouts, "tp_f", "dp_a", "dp_f", "decode_copies")
         tp = shapes["tp_f"]
         tokens = group_tokens(work, shapes)
     name = "shared_expert" if ffn.is_moe else "ffn"
@@ -65,7 +65,7 @@ def routed(
     yield Call("ffn_norm", "ffn", LAYER, g, kit.norm(tokens), own.index)
     router = kit.ops.gemm.time({"dtype": "bf16"}, {"m": tokens, "n": ffn.experts, "k": hidden})
     yield Call("router", "ffn", LAYER, g, router, own.index)
-    shapes = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f")
+    shapes = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f", "decode_copies")
     one = np.ones_like(shapes["tp_f"])
     time = kit.ops.experts.time(
         {

@@ -162,6 +162,8 @@ class OperatorModel(ABC):
         if loaded is None:
             seconds = np.broadcast_to(self.analytic(floors, arrays), full)
             kind = np.full(full, Kind.ANALYTIC, dtype=np.uint8)
+            # Held against what it is assumed to reach, not against the peak.
+            floors = _scaled(floors, self.analytic_efficiency())
         else:
             seconds, measured = self._interpolate(loaded[0], categories, arrays, full)
             kind = np.where(measured & loaded[1], Kind.MEASURED, Kind.EXTRAPOLATED)

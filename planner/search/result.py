@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from planner.sweep import Candidates, Funnel
+from planner.candidates import Candidates, Funnel
 
 Progress = Callable[[str, float], None]
 

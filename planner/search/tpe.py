@@ -13,9 +13,10 @@ import numpy as np
 
 from perfmodel.layout import DEGREES, Layouts
 from perfmodel.precision import Precision
+from planner.candidates import Candidates, Funnel
 from planner.problem import Offer
 from planner.search.result import Progress, SearchResult
-from planner.sweep import Candidates, Funnel, Space, concatenate
+from planner.sweep import Space
 
 if TYPE_CHECKING:
     import optuna
@@ -65,11 +66,11 @@ def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -
             study.tell(trial, _price_per_qps(found[which, row]))
         for which, (_, _, _, funnel) in enumerate(choices):
             mine = [c for (w, _), c in found.items() if w == which]
-            count = len(mine) * len(space.axes(role)[0])
+            count = len(mine) * len(space.axes(role))
             evaluated += count
             funnel.add("evaluated", count)
             funnel.add("feasible", sum(len(c) for c in mine))
-            candidates += [concatenate(mine)] if mine else []
+            candidates += [Candidates.concatenate(mine)] if mine else []
     return SearchResult(
         candidates=candidates,
         funnels=funnels,

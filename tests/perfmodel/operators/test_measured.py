@@ -1,0 +1,157 @@
+"""Measured operators: tables reproduced at their nodes, and continued by the roofline outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from perfmodel.database import PerfStore
+from perfmodel.hardware import load_device
+from perfmodel.operators import Kind, Operators
+from perfmodel.operators.base import OperatorModel
+from perfmodel.operators.collective import AllReduce, NcclCollective
+
+ATTENTION = {"q_heads": 32, "kv_heads": 8, "head_dim": 128, "window_tokens": 0}
+BOTH_BF16 = {"dtype": "bf16", "kv_dtype": "bf16"}
+
+# Rows of the shipped tables of h100_sxm, engine trtllm (NCCL for all-gather).
+LITERAL: list[tuple[str, Mapping[str, str], Mapping[str, float], float]] = [
+    ("gemm", {"dtype": "bf16"}, {"m": 1, "n": 4096, "k": 4096}, 1.6559999e-5),
+    ("gemm", {"dtype": "bf16"}, {"m": 64, "n": 4096, "k": 4096}, 1.5677333e-5),
+    ("gemm", {"dtype": "bf16"}, {"m": 4096, "n": 4096, "k": 4096}, 1.7428533e-4),
+    ("generation", BOTH_BF16, ATTENTION | {"batch": 32, "context_tokens": 8192}, 3.6384535e-4),
+    ("generation", BOTH_BF16, ATTENTION | {"batch": 32, "context_tokens": 2}, 1.4869333e-5),
+    ("context", BOTH_BF16, ATTENTION | {"batch": 1, "tokens": 4096}, 3.3874135e-4),
+    ("context", BOTH_BF16, ATTENTION | {"batch": 1, "tokens": 16384}, 4.3367092e-3),
+    ("all_gather", {}, {"devices": 8, "message_bytes": 536_870_912}, 1.4015e-3),
+    ("all_reduce", {"dtype": "bf16"}, {"devices": 8, "message_bytes": 2**30}, 4.0078135e-3),
+]
+
+
+@pytest.fixture(scope="module")
+def h100(store: PerfStore) -> Operators:
+    return Operators(load_device("h100_sxm"), "trtllm", store)
+
+
+def columns(shape: Mapping[str, float]) -> dict[str, np.ndarray]:
+    return {name: np.array([[float(value)]]) for name, value in shape.items()}
+
+
+def operator_of(h100: Operators, name: str) -> OperatorModel:
+    if name == "all_reduce":
+        return AllReduce(h100.gemm.device, "trtllm", h100.gemm.store)
+    if name in ("all_gather", "nccl"):
+        return NcclCollective(h100.gemm.device, "trtllm", h100.gemm.store)
+    operator: OperatorModel = getattr(h100, name)
+    return operator
+
+
+@pytest.mark.parametrize(("name", "categories", "shape", "expected"), LITERAL)
+def test_literal_rows(
+    h100: Operators,
+    name: str,
+    categories: Mapping[str, str],
+    shape: Mapping[str, float],
+    expected: float,
+) -> None:
+    categories = categories or {"dtype": "bf16", "operation": name}
+    time = operator_of(h100, name).time(categories, columns(shape))
+    assert time.seconds.item() == pytest.approx(expected, rel=1e-6)
+    assert time.kind.item() == Kind.MEASURED
+
+
+TABLES = [
+    ("gemm", "trtllm", ("dtype",)),
+    ("context", "trtllm", ("dtype", "kv_dtype")),
+    ("generation", "trtllm", ("dtype", "kv_dtype")),
+    ("mla_context", "trtllm", ("dtype", "kv_dtype")),
+    ("mla_generation", "trtllm", ("dtype", "kv_dtype")),
+    ("mla_absorb", "trtllm", ("dtype", "stage")),
+    ("experts", "trtllm", ("dtype", "routing", "activation")),
+    ("all_reduce", "trtllm", ("dtype",)),
+    ("nccl", "nccl", ("operation", "dtype")),
+]
+
+
+@pytest.mark.parametrize(("name", "engine", "by"), TABLES)
+def test_rows_drawn_from_a_table_come_out_as_measured(
+    h100: Operators, name: str, engine: str, by: tuple[str, ...]
+) -> None:
+    operator = operator_of(h100, name)
+    frame = operator.store.table("h100_sxm", engine, operator.family)
+    assert frame is not None
+    if "prefix_tokens" in frame.columns:
+        frame = frame.filter(frame["prefix_tokens"] == 0)
+    drawn = frame.sample(min(300, len(frame)), seed=1)
+    for row in drawn.to_dicts():
+        names = [*operator.slices, *operator.axes]
+        time = operator.time({c: row[c] for c in by}, columns({n: row[n] for n in names}))
+        expected = max(row["time_s"], time.floor_s.item())
+        assert time.seconds.item() == pytest.approx(expected, rel=1e-6), row
+        assert time.kind.item() == Kind.MEASURED
+
+
+def test_beyond_the_table_time_grows_with_the_roofline(h100: Operators) -> None:
+    edge = {"m": 2**20, "n": 4096, "k": 4096}
+    a, b = (
+        h100.gemm.time({"dtype": "bf16"}, columns(edge | {"m": m})) for m in (2**20, 2**23)
+    )
+    assert a.kind.item() == b.kind.item() == Kind.EXTRAPOLATED
+    assert b.seconds.item() / a.seconds.item() == pytest.approx(
+        b.floor_s.item() / a.floor_s.item(), rel=1e-9
+    )
+
+
+def test_below_the_table_a_kernel_does_not_get_faster(h100: Operators) -> None:
+    shape = ATTENTION | {"batch": 1, "context_tokens": 2}
+    a = h100.generation.time(BOTH_BF16, columns(shape))
+    b = h100.generation.time(BOTH_BF16, columns(shape | {"context_tokens": 1}))
+    assert b.seconds.item() == pytest.approx(a.seconds.item())
+    assert b.kind.item() == Kind.EXTRAPOLATED
+
+
+@pytest.mark.parametrize("name", ["gemm", "generation", "context"])
+def test_time_is_continuous_across_every_table_node(h100: Operators, name: str) -> None:
+    operator = operator_of(h100, name)
+    base = {
+        "gemm": {"m": 64, "n": 4096, "k": 4096},
+        "generation": ATTENTION | {"batch": 32, "context_tokens": 4096},
+        "context": ATTENTION | {"batch": 1, "tokens": 4096, "prefix_tokens": 0},
+    }[name]
+    categories = {"dtype": "bf16"} if name == "gemm" else BOTH_BF16
+    for axis in operator.axes:
+        at = np.array([[2.0**e * (1 + s) for e in range(-2, 26) for s in (-1e-7, 1e-7)]])
+        seconds = operator.time(categories, columns(base) | {axis: at}).seconds[0]
+        assert seconds[1::2] == pytest.approx(seconds[::2], rel=1e-4)
+
+
+def test_another_slice_is_marked_extrapolated(h100: Operators) -> None:
+    odd = ATTENTION | {"q_heads": 33, "kv_heads": 11, "batch": 32, "context_tokens": 4096}
+    assert h100.generation.time(BOTH_BF16, columns(odd)).kind.item() == Kind.EXTRAPOLATED
+
+
+def test_another_engines_table_stands_in_and_is_marked(store: PerfStore) -> None:
+    shape = columns({"tokens": 64, "heads": 128})
+    categories = {"dtype": "bf16", "stage": "pre"}
+    device = load_device("a100_sxm")
+    assert store.table("a100_sxm", "vllm", "mla_bmm") is None
+    borrowed = Operators(device, "vllm", store).mla_absorb.time(categories, shape)
+    own = Operators(device, "trtllm", store).mla_absorb.time(categories, shape)
+    assert borrowed.seconds.item() == own.seconds.item()
+    assert (own.kind.item(), borrowed.kind.item()) == (Kind.MEASURED, Kind.EXTRAPOLATED)
+
+
+def test_another_formats_efficiency_stands_in_and_is_marked(h100: Operators) -> None:
+    time = h100.gemm.time({"dtype": "int4"}, columns({"m": 64, "n": 4096, "k": 4096}))
+    assert time.kind.item() in (Kind.EXTRAPOLATED, Kind.MEASURED)
+    table = h100.gemm.store.table("h100_sxm", "trtllm", "gemm")
+    assert table is not None
+    assert (time.kind.item() == Kind.MEASURED) == ("int4" in table["dtype"].unique().to_list())
+
+
+def test_without_any_table_it_is_analytic() -> None:
+    empty = Operators(load_device("h100_sxm"), "trtllm", PerfStore(shipped=False))
+    time = empty.gemm.time({"dtype": "bf16"}, columns({"m": 64, "n": 4096, "k": 4096}))
+    assert time.kind.item() == Kind.ANALYTIC
