@@ -22,6 +22,11 @@ from perfmodel.precision import Precision
 from perfmodel.work import StepWork, stages
 
 FloatArray = NDArray[np.float64]
+Part = tuple[str, int]
+Gather = tuple[FloatArray, NDArray[np.intp]]
+
+ROWS = 256
+"""Layouts added up at a time: their times stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +71,50 @@ class StepModel:
 
     def time(self, layouts: Layouts, work: StepWork) -> StepTime:
         """Pace and latency of every layout (L) under every column of work (C)."""
-        shape = (len(layouts), len(work))
-        layer = [np.zeros(shape) for _ in self.model.groups]
-        ends = {EMBEDDING: np.zeros(shape), HEAD: np.zeros(shape), BOUNDARY: np.zeros(shape)}
-        for call in self.calls(layouts, work):
-            target = layer[call.group] if call.part == LAYER else ends[call.part]
-            target += call.time.seconds[call.index]
-        pace, latency = np.zeros(shape), np.zeros(shape)
+        parts = self._parts(layouts, work)
+        pace, latency = (np.empty((len(layouts), len(work))) for _ in range(2))
         for pp in np.unique(layouts.pp):
-            rows = np.flatnonzero(layouts.pp == pp)
-            boundary = ends[BOUNDARY][rows] if pp > 1 else 0.0
-            for stage in stages(self.model, int(pp)):
-                seconds = boundary + self.engine.iteration_overhead_s
-                for count, time in zip(stage.counts, layer, strict=True):
-                    if count:
-                        seconds = seconds + count * time[rows]
-                if stage.first:
-                    seconds = seconds + ends[EMBEDDING][rows]
-                if stage.last:
-                    seconds = seconds + ends[HEAD][rows]
-                pace[rows] = np.maximum(pace[rows], seconds)
-            total = (ends[EMBEDDING] + ends[HEAD])[rows]
-            total = total + (pp - 1) * boundary + pp * self.engine.iteration_overhead_s
-            for group, time in zip(self.model.groups, layer, strict=True):
-                total = total + group.count * time[rows]
-            latency[rows] = total
+            of_pp = np.flatnonzero(layouts.pp == pp)
+            for start in range(0, len(of_pp), ROWS):
+                rows = of_pp[start : start + ROWS]
+                pace[rows], latency[rows] = self._pipeline(int(pp), rows, parts)
         return StepTime(pace, latency)
+
+    def _parts(self, layouts: Layouts, work: StepWork) -> dict[Part, list[Gather]]:
+        """Times of unique shapes by part of the model; calls over the same shapes are added up."""
+        sums: dict[tuple[Part, int], Gather] = {}
+        for call in self.calls(layouts, work):
+            key = ((call.part, call.group), id(call.index))
+            if key in sums:
+                seconds, index = sums[key]
+                sums[key] = (seconds + call.time.seconds, index)
+            else:
+                sums[key] = (call.time.seconds, call.index)
+        parts: dict[Part, list[Gather]] = {}
+        for (part, _), gather in sums.items():
+            parts.setdefault(part, []).append(gather)
+        return parts
+
+    def _pipeline(
+        self, pp: int, rows: NDArray[np.intp], parts: dict[Part, list[Gather]]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Pace and latency of layouts with the same number of stages."""
+
+        def total(part: Part) -> FloatArray | float:
+            return sum((seconds[index[rows]] for seconds, index in parts.get(part, ())), 0.0)
+
+        groups = range(len(self.model.groups))
+        layer = [total((LAYER, g)) for g in groups]
+        first, last = total((EMBEDDING, 0)), total((HEAD, 0))
+        boundary = total((BOUNDARY, 0)) if pp > 1 else 0.0
+        overhead = self.engine.iteration_overhead_s
+        pace: FloatArray | float = 0.0
+        for stage in stages(self.model, pp):
+            seconds = boundary + overhead + stage.first * first + stage.last * last
+            for count, time in zip(stage.counts, layer, strict=True):
+                seconds = seconds + count * time
+            pace = np.maximum(pace, seconds)
+        latency = first + last + (pp - 1) * boundary + pp * overhead
+        for group, time in zip(self.model.groups, layer, strict=True):
+            latency = latency + group.count * time
+        return np.asarray(pace), np.asarray(latency)

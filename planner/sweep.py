@@ -35,8 +35,8 @@ from spaces.variables import CHUNKS, PREFILL_BATCHES, RawSpace, decode_batches
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
-BLOCK_CELLS = 65536
-"""Layouts times columns evaluated at a time: small enough for the processor's cache."""
+BLOCK_CELLS = 2**20
+"""Layouts times columns evaluated at a time, to bound memory (8 MiB an array)."""
 
 
 class Space:

@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+from perfmodel.architecture import LayerGroup
 from perfmodel.layout import Layouts
 from perfmodel.modules.attention import grouped_query, latent
 from perfmodel.modules.base import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, ModuleKit
@@ -23,12 +25,23 @@ __all__ = ["BOUNDARY", "EMBEDDING", "HEAD", "LAYER", "Call", "ModuleKit", "step_
 
 
 def step_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:
-    """Every operator call of a step, for all layouts and columns of work."""
-    for g, group in enumerate(kit.model.groups):
-        attention = latent if group.attention.kind == "mla" else grouped_query
-        yield from attention(kit, g, group, layouts, work)
-        if group.feed_forward.is_moe:
-            yield from routed(kit, g, group, layouts, work)
-        yield from dense(kit, g, group, layouts, work)
-        yield from exchange(kit, g, group, layouts, work)
+    """Every operator call of a step, for all layouts and columns of work.
+
+    Layer groups that share their attention, or their feed-forward network, share its calls.
+    """
+    groups = list(enumerate(kit.model.groups))
+    for attention in dict.fromkeys(group.attention for _, group in groups):
+        members = [(g, group) for g, group in groups if group.attention == attention]
+        module = latent if attention.kind == "mla" else grouped_query
+        yield from _shared(members, module(kit, *members[0], layouts, work))
+    for ffn in dict.fromkeys(group.feed_forward for _, group in groups):
+        members = [(g, group) for g, group in groups if group.feed_forward == ffn]
+        for module in (routed, dense, exchange) if ffn.is_moe else (dense, exchange):
+            yield from _shared(members, module(kit, *members[0], layouts, work))
     yield from ends(kit, layouts, work)
+
+
+def _shared(members: list[tuple[int, LayerGroup]], calls: Iterator[Call]) -> Iterator[Call]:
+    for call in calls:
+        for g, _ in members:
+            yield replace(call, group=g)

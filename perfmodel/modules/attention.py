@@ -65,13 +65,11 @@ def grouped_query(
         yield call("context_attention", where_present(work.prefill_sequences > 0, time))
         gathered = work.prefill_sequences * (work.prefill_tokens + work.prefix_tokens)
         kv_width = kv_heads * (attention.head_dim + attention.v_head_dim)
-        yield call(
-            "context_all_gather",
-            kit.ops.collectives.all_gather(
-                Group(cp, tp), gathered * kv_width * kit.precision.bytes("kv")
-            ),
-            "communication",
+        gather = kit.ops.collectives.all_gather(
+            Group(cp, tp), gathered * kv_width * kit.precision.bytes("kv")
         )
+        gather = where_present(work.prefill_sequences > 0, gather)
+        yield call("context_all_gather", gather, "communication")
     if work.decode_sequences.any():
         time = kit.ops.generation.time(
             {"dtype": "bf16", "kv_dtype": kv_dtype},
@@ -85,11 +83,9 @@ def grouped_query(
         )
         yield call("generation_attention", where_present(work.decode_sequences > 0, time))
         partial = work.decode_sequences * heads * attention.v_head_dim * 2 * ACTIVATION_BYTES
-        yield call(
-            "context_combine",
-            kit.ops.collectives.all_reduce(Group(cp, tp), partial),
-            "communication",
-        )
+        combine = kit.ops.collectives.all_reduce(Group(cp, tp), partial)
+        combine = where_present(work.decode_sequences > 0, combine)
+        yield call("context_combine", combine, "communication")
     yield from kit.quantize(
         "output_quantize", "attention", call, tokens, heads * attention.v_head_dim
     )
@@ -143,8 +139,9 @@ def latent(
         )
         yield call("context_attention", where_present(work.prefill_sequences > 0, time))
         gathered = expanded * latent * kit.precision.bytes("kv")
-        time = kit.ops.collectives.all_gather(Group(cp, tp), gathered)
-        yield call("context_all_gather", time, "communication")
+        gather = kit.ops.collectives.all_gather(Group(cp, tp), gathered)
+        gather = where_present(work.prefill_sequences > 0, gather)
+        yield call("context_all_gather", gather, "communication")
     if work.decode_sequences.any():
         decoding = np.maximum(work.decode_sequences, 1.0)
         dtype = "fp8" if kit.peak("attention") == "fp8" else "bf16"
@@ -163,8 +160,9 @@ def latent(
         )
         yield call("generation_attention", where_present(work.decode_sequences > 0, time))
         partial = work.decode_sequences * heads * attention.kv_lora_rank * 2 * ACTIVATION_BYTES
-        time = kit.ops.collectives.all_reduce(Group(cp, tp), partial)
-        yield call("context_combine", time, "communication")
+        combine = kit.ops.collectives.all_reduce(Group(cp, tp), partial)
+        combine = where_present(work.decode_sequences > 0, combine)
+        yield call("context_combine", combine, "communication")
     yield from kit.quantize(
         "output_quantize", "attention", call, tokens, heads * attention.v_head_dim
     )
