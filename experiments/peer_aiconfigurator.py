@@ -1,7 +1,8 @@
-"""Runs in the peer's own environment: JSON jobs on standard input, JSON answers on output.
+"""Runs in the peer's own environment: one JSON query on standard input, its answer on output.
 
-Started by `compare_aiconfigurator.py`; uses only the public Python interface of the
-`aiconfigurator` package (`cli_default`, `cli_estimate`) and reads its results.
+Started by `compare_aiconfigurator.py`; calls the `aiconfigurator` package and reads its
+results. Besides its best plan of each serving mode it returns the steps that the plan is
+made of, by operator and before the package's corrections, and those of other plans.
 """
 
 from __future__ import annotations
@@ -19,69 +20,112 @@ CORRECTIONS = (
     "prefill_latency_correction",
     "decode_latency_correction",
     "autoscale_ttft_correction_factor",
-    "rate_matching_prefill_degradation_factor",
-    "rate_matching_decode_degradation_factor",
+    "rate_match_prefill_degradation",
+    "rate_match_decode_degradation",
 )
+PREFIX = {"agg": "", "prefill": "(p)", "decode": "(d)"}
 
 
-def search(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Its best plan of each serving mode, one replica each, and its correction factors."""
-    from aiconfigurator.cli.api import cli_default
+def steps(task: Any, role: str, degrees: list[int], batch: int, chunk: int = 0) -> dict[str, Any]:
+    """Uncorrected milliseconds of a worker's steps by operator, and its memory in GiB.
 
-    result = cli_default(**arguments)
-    answer: dict[str, Any] = {"corrections": {}}
-    for mode, frame in result.best_configs.items():
-        answer[mode] = plain(frame.iloc[0].to_dict()) if len(frame) else None
-    for task in result.tasks.values():
-        for name in CORRECTIONS:
-            value = getattr(task, name, None)
-            if value is not None:
-                answer["corrections"][name] = float(value)
-    return answer
+    Args:
+        role: agg, prefill or decode.
+        degrees: tensor, pipeline and data parallelism, then the experts' tensor and expert
+            parallelism.
+        chunk: prompt tokens of a mixed step.
+    """
+    from aiconfigurator.sdk.backends.factory import get_backend
+    from aiconfigurator.sdk.inference_session import InferenceSession
+    from aiconfigurator.sdk.models import get_model
 
-
-def estimate(arguments: dict[str, Any]) -> dict[str, Any]:
-    """One step without corrections: milliseconds by operator, and memory in GiB."""
-    from aiconfigurator.cli.api import cli_estimate
-
-    result = cli_estimate(**arguments)
-    answer = {"ttft_ms": result.ttft, "tpot_ms": result.tpot, "memory_gib": result.raw["memory"]}
-    if result.mode == "agg":
-        steps = result.per_ops_data
-        answer |= {"mixed": steps["mix_step"], "pure": steps.get("genonly_step", {})}
-        answer["scheduling"] = steps["scheduling"]
-    elif result.mode == "static_ctx":
-        answer["prefill"] = result.summary.get_context_latency_dict()
+    side = "" if role == "agg" else f"{role}_"
+    database = task._load_database(
+        *(getattr(task, f"{side}{name}") for name in ("system_name", "backend_name", "backend_version"))
+    )
+    backend = getattr(task, f"{side}backend_name")
+    config = task.build_model_config(role=role, parallel=(*degrees, 1))
+    model = get_model(getattr(task, f"{side}model_path"), config, backend)
+    session = InferenceSession(model, database, get_backend(backend))
+    runtime = task.build_runtime_config(batch_size=batch)
+    if role == "agg":
+        summary = session.run_agg(runtime, ctx_tokens=chunk)
+        found = summary.get_per_ops_data()
+        times = {"mixed": found["mix_step"], "decode": found.get("genonly_step", {})}
+        times["counts"] = found["scheduling"]
+        memory = summary.get_result_dict()["memory"]
     else:
-        tokens = arguments["osl"] - 1
-        times = result.summary.get_generation_latency_dict()
-        answer["decode"] = {name: value / tokens for name, value in times.items()}
-    return plain(answer)
+        mode = {"prefill": "static_ctx", "decode": "static_gen"}[role]
+        summary = session.run_static(runtime, mode=mode)
+        if role == "prefill":
+            times = {"prefill": summary.get_context_latency_dict()}
+        else:
+            total = summary.get_generation_latency_dict()
+            times = {"decode": {k: v / (task.osl - 1) for k, v in total.items()}}
+        memory = summary.get_summary_df().iloc[0]["memory"]
+    return {"steps": times, "memory_gib": memory}
+
+
+def attempt(function: Any, *arguments: Any) -> Any:
+    """A result, or the error as an answer."""
+    try:
+        return function(*arguments)
+    except (Exception, SystemExit) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+
+
+def answer(query: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Its best plan of each mode with its steps, and the steps of `others`."""
+    from aiconfigurator.cli.api import cli_default
+    from aiconfigurator.cli.main import build_default_tasks
+
+    started = time.perf_counter()
+    result = attempt(lambda: cli_default(**query))
+    found: dict[str, Any] = {"search_s": time.perf_counter() - started}
+    failed = isinstance(result, dict)
+    if failed:
+        found |= result
+    tasks = build_default_tasks(**query) if failed else result.tasks
+    found["corrections"] = {
+        name: getattr(tasks["disagg"], name) for name in CORRECTIONS if hasattr(tasks["disagg"], name)
+    }
+    frames = {} if failed else result.best_configs
+    for mode, roles in (("agg", ("agg",)), ("disagg", ("prefill", "decode"))):
+        frame = frames.get(mode)
+        if frame is None or not len(frame):
+            continue
+        row = frame.iloc[0].to_dict()
+        found[mode] = {"row": row, "workers": {}}
+        for role in roles:
+            get = {k.removeprefix(PREFIX[role]): v for k, v in row.items()}
+            degrees = [get[name] for name in ("tp", "pp", "dp", "moe_tp", "moe_ep")]
+            chunk = row.get("ctx_tokens", 0)
+            worker = attempt(steps, tasks[mode], role, degrees, get["bs"], chunk)
+            found[mode]["workers"][role] = {"degrees": degrees, "batch": get["bs"]} | worker
+    found["others"] = [
+        attempt(steps, tasks["agg" if other["role"] == "agg" else "disagg"], *other.values())
+        for other in others
+    ]
+    return found
 
 
 def plain(value: Any) -> Any:
-    """Numbers, strings and mappings of them; what is neither is left out."""
+    """Numbers, strings, lists and mappings; private columns are left out."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items() if not str(k).startswith("_")}
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
     if hasattr(value, "item"):
         return value.item()
     return value if isinstance(value, int | float | str | type(None)) else str(value)
 
 
 def main() -> None:
-    """Answer every job; a job that fails answers with its error."""
-    jobs = json.load(sys.stdin)
+    """Answer the query on standard input."""
+    job = json.load(sys.stdin)
     output, sys.stdout = sys.stdout, sys.stderr  # the peer prints reports and plots
     logging.disable(logging.CRITICAL)
-    answers = []
-    for job in jobs:
-        started = time.perf_counter()
-        try:
-            answer = {"search": search, "estimate": estimate}[job["do"]](job["arguments"])
-        except (Exception, SystemExit) as error:
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        answers.append(answer | {"seconds": time.perf_counter() - started})
-    json.dump(answers, output)
+    json.dump(plain(answer(job["query"], job["others"])), output)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from planner.candidates import Candidates, Role
 from planner.pairing import Choice, Pool
 from planner.plan import FleetPlan, HostPlan, PoolPlan, TtftPlan
 from planner.problem import Problem
+from planner.rates import usd_per_hour_per_qps
 from planner.sweep import Space
 
 
@@ -61,7 +62,19 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         usd_per_million_input_tokens=input_usd / (requests_per_hour * tokens_in) * 1e6,
         usd_per_million_output_tokens=output_usd / (requests_per_hour * tokens_out) * 1e6,
         usd_per_thousand_requests=price / requests_per_hour * 1e3,
+        usd_per_hour_per_qps_at_scale=_at_scale(choice),
     )
+
+
+def _at_scale(choice: Choice) -> float:
+    """USD per hour of each request/s, every replica fully loaded and no device idle."""
+    rates = [
+        (pool.world * pool.offer.usd_per_device_hour, pool.qps / pool.replicas)
+        for pool in choice.pools
+    ]
+    if len(rates) == 1:
+        return rates[0][0] / rates[0][1]
+    return float(usd_per_hour_per_qps(*rates[0], *rates[1]))
 
 
 def _split(choice: Choice, pools: tuple[PoolPlan, ...], price: float) -> tuple[float, float]:

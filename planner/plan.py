@@ -95,6 +95,8 @@ class FleetPlan:
     Attributes:
         kind: continuous, disaggregated (one device type) or heterogeneous.
         capacity_qps: of its weaker pool at full load, without regard to queueing.
+        usd_per_hour_per_qps_at_scale: price of each request/s in a fleet so large that whole
+            replicas, whole hosts and queueing no longer count.
         usd_per_million_input_tokens: the fleet's price times the share of device time spent
             on prompts, over prompt tokens; likewise for output.
     """
@@ -114,6 +116,7 @@ class FleetPlan:
     usd_per_million_input_tokens: float
     usd_per_million_output_tokens: float
     usd_per_thousand_requests: float
+    usd_per_hour_per_qps_at_scale: float
 
     @property
     def devices(self) -> int:

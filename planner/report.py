@@ -133,6 +133,7 @@ def _money(best: FleetPlan) -> RenderableType:
         f"${best.usd_per_million_input_tokens:.3g} per million input tokens, "
         f"${best.usd_per_million_output_tokens:.3g} per million output tokens, "
         f"${best.usd_per_thousand_requests:.3g} per thousand requests",
+        f"at scale, fully loaded: ${best.usd_per_hour_per_qps_at_scale:.3g} per hour per QPS",
         f"{best.qps_per_usd_hour:.4g} QPS per USD/hour, {best.qps_per_device:.3g} QPS per device; "
         f"{best.qps / best.capacity_qps:.0%} of the capacity of {best.capacity_qps:.4g} QPS",
     ]

@@ -14,14 +14,19 @@ import numpy as np
 from perfmodel.layout import DEGREES, Layouts
 from perfmodel.precision import Precision
 from planner.candidates import Candidates, Funnel
-from planner.problem import Offer
+from planner.pairing import least_usd_per_hour
+from planner.problem import Offer, Problem
 from planner.search.result import Progress, SearchResult
+from planner.sizing import least_replicas
 from planner.sweep import Space
 
 if TYPE_CHECKING:
     import optuna
 
 Choices = list[tuple[Offer, Precision, Layouts, Funnel]]
+
+NOTHING = 1e12
+"""Value of a trial that found nothing feasible."""
 
 STARTUP = 16
 """Trials per role that start the search: spread evenly over the feasible layouts."""
@@ -48,9 +53,7 @@ def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -
             continue
         total += sum(len(c[2]) for c in choices)
         found: dict[tuple[int, int], Candidates] = {}
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, n_startup_trials=STARTUP
-        )
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)
         study = optuna.create_study(direction="minimize", sampler=sampler)
         for which, row in _spread(choices, STARTUP):
             study.enqueue_trial(_fractions(choices, which, row))
@@ -63,7 +66,7 @@ def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -
                 found[which, row] = space.evaluate(
                     role, offer, precision, layouts, rows=np.array([row])
                 )
-            study.tell(trial, _price_per_qps(found[which, row]))
+            study.tell(trial, _price(space.problem, found[which, row]))
         for which, (_, _, _, funnel) in enumerate(choices):
             mine = [c for (w, _), c in found.items() if w == which]
             count = len(mine) * len(space.axes(role))
@@ -81,12 +84,19 @@ def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -
     )
 
 
-def _price_per_qps(found: Candidates) -> float:
-    """USD per hour per request/s of the layout's best feasible batch, large where there is none."""
+def _price(problem: Problem, found: Candidates) -> float:
+    """USD per hour of the layout's best pool at the demand, large where it has none.
+
+    Whole hosts that capacity alone asks for; among equals, the least per request.
+    """
     if len(found) == 0:
-        return 1e12
-    price = found.world * found.offer.usd_per_device_hour
-    return float((price / found.qps).min())
+        return NOTHING
+    per_request = found.world * found.offer.usd_per_device_hour / found.qps
+    if problem.qps is None:
+        return float(per_request.min())
+    devices = least_replicas(problem, found, problem.qps) * found.world
+    price = least_usd_per_hour(found.offer, devices)
+    return min(float((price + 1e-3 * problem.qps * per_request).min()), NOTHING)
 
 
 def _spread(choices: Choices, count: int) -> list[tuple[int, int]]:
