@@ -45,6 +45,8 @@ FORMATS = {
         NumberFormat("nvfp4", 4.5, "fp4"),
         NumberFormat("nvfp4_weight_only", 4.5, "bf16"),
         NumberFormat("mxfp4", 4.25, "bf16"),
+        NumberFormat("mxfp4_mxfp8", 4.25, "fp8"),  # activations in mxfp8: devices with fp4 only
+        NumberFormat("mxfp4_weight_only", 4.25, "bf16"),
         NumberFormat("int4", 4.125, "bf16"),
     )
 }
@@ -97,10 +99,14 @@ class Precision:
         """The same storage on a device with these peaks.
 
         A format that the device cannot multiply is kept in memory and expanded to bf16 on
-        the way in, as engines' weight-only kernels do.
+        the way in, as engines' weight-only kernels do. mxfp4 weights meet mxfp8 activations
+        on devices whose tensor cores take 4-bit operands, bf16 ones elsewhere.
         """
+        mxfp4 = "mxfp4_mxfp8" if "fp4" in peaks else "mxfp4"
         adapted = {
-            module: name
+            module: mxfp4
+            if name in ("mxfp4", "mxfp4_mxfp8")
+            else name
             if FORMATS[name].peak in peaks or module == "kv"
             else WEIGHT_ONLY.get(name, name)
             for module, name in self.by_module().items()
@@ -109,7 +115,8 @@ class Precision:
 
     def with_bf16_activations(self) -> Precision:
         """The same storage, multiplied in bf16."""
-        return self.on({"bf16"})
+        expanded = {m: n if m == "kv" else WEIGHT_ONLY.get(n, n) for m, n in self.by_module().items()}
+        return Precision(**expanded)
 
     def __str__(self) -> str:
         weights = {m: n for m, n in self.by_module().items() if m != "kv"}
@@ -123,6 +130,8 @@ WEIGHT_ONLY = {
     "fp8_block": "fp8_weight_only",
     "int8": "int8_weight_only",
     "nvfp4": "nvfp4_weight_only",
+    "mxfp4": "mxfp4_weight_only",
+    "mxfp4_mxfp8": "mxfp4_weight_only",
 }
 """The weight-only form of each format that otherwise multiplies natively."""
 

@@ -157,8 +157,9 @@ def best_pairs(
     prefill: Sequence[Candidates],
     decode: Sequence[Candidates],
     qps: float,
+    kinds: Sequence[str] = ("disaggregated", "heterogeneous"),
 ) -> list[Choice]:
-    """The cheapest disaggregated fleet of every pair of devices.
+    """The cheapest fleet of every pair of devices: of one type, of two, or both kinds.
 
     Pools are paired only if their KV caches have one format.
     """
@@ -169,6 +170,9 @@ def best_pairs(
             if len(d.pool) == 0 or p.pool.precision.kv != d.pool.precision.kv:
                 continue
             names = (p.pool.offer.device.name, d.pool.offer.device.name)
+            kind = "disaggregated" if names[0] == names[1] else "heterogeneous"
+            if kind not in kinds:
+                continue
             known = found.get(names)
             choice = _best_pair(problem, p, d, qps, known.usd_per_hour if known else np.inf)
             if choice is not None:
@@ -301,30 +305,42 @@ def _first_token_slack(problem: Problem, pool: Candidates) -> FloatArray:
     return slack
 
 
-def cheapest_fleets(problem: Problem, candidates: Sequence[Candidates], qps: float) -> list[Choice]:
-    """The cheapest fleet of every kind and device combination at a demand, unordered."""
-    prefill = [c for c in candidates if c.role == "prefill"]
-    decode = [reduce_decode(problem, c) for c in candidates if c.role == "decode"]
-    choices = best_pairs(problem, prefill, decode, qps)
-    for mixed in (c for c in candidates if c.role == "continuous"):
-        choice = best_continuous(problem, mixed, qps)
-        if choice is not None:
-            choices.append(choice)
+KINDS = ("continuous", "disaggregated", "heterogeneous")
+"""Kinds of fleet, the simpler first."""
+
+
+def cheapest_fleets(
+    problem: Problem,
+    candidates: Sequence[Candidates],
+    qps: float,
+    kinds: Sequence[str] = KINDS,
+) -> list[Choice]:
+    """The cheapest fleet of every device combination of the given kinds, unordered."""
+    choices: list[Choice] = []
+    if "continuous" in kinds:
+        for mixed in (c for c in candidates if c.role == "continuous"):
+            choice = best_continuous(problem, mixed, qps)
+            if choice is not None:
+                choices.append(choice)
+    if "disaggregated" in kinds or "heterogeneous" in kinds:
+        prefill = [c for c in candidates if c.role == "prefill"]
+        decode = [reduce_decode(problem, c) for c in candidates if c.role == "decode"]
+        choices += best_pairs(problem, prefill, decode, qps, kinds)
     return choices
 
 
 def rank(choices: Iterable[Choice]) -> list[Choice]:
     """Cheapest first; of equal prices the simpler fleet, then the one with more to spare."""
-    kinds = {"continuous": 0, "disaggregated": 1, "heterogeneous": 2}
 
     def key(choice: Choice) -> tuple[float, int, float]:
         spare = min(pool.qps for pool in choice.pools)
-        return (round(choice.usd_per_hour, 6), kinds[choice.kind], -spare)
+        return (round(choice.usd_per_hour, 6), KINDS.index(choice.kind), -spare)
 
     return sorted(choices, key=key)
 
 
 __all__ = [
+    "KINDS",
     "Choice",
     "Pool",
     "best_continuous",

@@ -171,7 +171,15 @@ def _alternatives(plan: Plan) -> RenderableType:
     if not plan.alternatives:
         return Text("none is feasible")
     table = _table(
-        "fleet", "USD/hour", "", "TTFT", "TTIT", "measured", "held back by", right=(1, 2, 3, 4, 5)
+        "fleet",
+        "QPS",
+        "USD/hour",
+        "",
+        "TTFT",
+        "TTIT",
+        "measured",
+        "held back by",
+        right=(1, 2, 3, 4, 5, 6),
     )
     best = plan.best.usd_per_hour
     for fleet in plan.alternatives:
@@ -179,6 +187,7 @@ def _alternatives(plan: Plan) -> RenderableType:
         table.add_row(
             f"{fleet.kind}: "
             + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts),
+            f"{fleet.qps:,.4g}",
             f"{fleet.usd_per_hour:,.2f}",
             f"+{more:.0%}" if more > 1e-9 else "same",
             format_time(fleet.ttft.mean_s),

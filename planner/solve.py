@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from perfmodel.database import PerfStore
 from planner.assess import assess
 from planner.infeasible import explain_infeasible
-from planner.pairing import Choice, cheapest_fleets, rank
+from planner.pairing import KINDS, Choice, cheapest_fleets, rank
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, resolve
 from planner.query import Query
@@ -19,6 +20,9 @@ from planner.sweep import Space
 
 ALTERNATIVES = 6
 """Runners-up reported."""
+
+LEAST_QPS = 1e-3
+"""Where the search for the largest demand starts."""
 
 Progress = Callable[[str, float], None]
 
@@ -52,12 +56,11 @@ def solve(
     strategy = {"exhaustive": exhaustive, "tpe": tpe}[search]
     result = strategy(space, report, seed=seed, trials=trials)
     report("sizing fleets", 0.95)
-    qps, choices = choose(problem, result)
-    if not choices:
+    served = choose(problem, result)
+    if not served:
         raise explain_infeasible(space, result)
-    ranked = rank(choices)
     measured = {o.device.name for o in problem.offers if space.store.engines(o.device.name)}
-    plans = [assess(space, choice, qps) for choice in _notable(ranked, measured)]
+    plans = [assess(space, choice, qps) for qps, choice in _notable(served, measured)]
     report("done", 1.0)
     return Plan(
         query=query_data(query),
@@ -70,53 +73,49 @@ def solve(
     )
 
 
-def choose(problem: Problem, result: SearchResult) -> tuple[float, list[Choice]]:
-    """The demand served, and the cheapest choice of every kind and device combination."""
+Served = tuple[float, Choice]
 
-    def at(qps: float) -> list[Choice]:
-        return cheapest_fleets(problem, result.candidates, qps)
 
+def choose(problem: Problem, result: SearchResult) -> list[Served]:
+    """The best fleet of every kind and device combination, each with the demand it serves.
+
+    Best first: for a given demand the cheapest; for as much as possible, the fleet that serves
+    most, and beside it the most that each other kind serves.
+    """
+    candidates = result.candidates
     if problem.qps is not None:
-        return problem.qps, at(problem.qps)
-    return _most(at)
+        qps = problem.qps
+        return [(qps, choice) for choice in rank(cheapest_fleets(problem, candidates, qps))]
+    served = [_most(partial(cheapest_fleets, problem, candidates, kinds=(k,))) for k in KINDS]
+    found = [(qps, choice) for qps, choices in served for choice in rank(choices)[:1]]
+    return sorted(found, key=lambda item: -item[0])
 
 
 def _most(at: Callable[[float], list[Choice]]) -> tuple[float, list[Choice]]:
     """The largest demand that the inventory serves, to 0.1 %, and who serves it."""
     low, best = 0.0, list[Choice]()
-    high = 1.0
-    while high < 1e9:
-        choices = at(high)
-        if not choices:
-            break
+    high = LEAST_QPS
+    while choices := at(high):
         low, best, high = high, choices, high * 2.0
-    if not best:
-        high, floor = 1.0, 1e-6
-        while high > floor and not best:
-            high /= 4.0
-            best = at(high)
-            low = high
-        high *= 4.0
     while best and high - low > 1e-3 * low:
         middle = (low + high) / 2.0
-        choices = at(middle)
-        if choices:
+        if choices := at(middle):
             low, best = middle, choices
         else:
             high = middle
     return low, best
 
 
-def _notable(ranked: Sequence[Choice], measured: set[str]) -> list[Choice]:
-    """The winner, the best on measured devices, the best of each kind, the next cheapest."""
-    chosen = [ranked[0]]
-    known = [c for c in ranked if all(p.offer.device.name in measured for p in c.pools)]
-    chosen += [c for c in known if c not in chosen][:1]
-    for kind in ("continuous", "disaggregated", "heterogeneous"):
-        chosen += [c for c in ranked if c.kind == kind and c not in chosen][:1]
-    chosen += [c for c in ranked if c not in chosen]
-    chosen = chosen[: ALTERNATIVES + 1]
-    return [chosen[0], *rank(chosen[1:])]
+def _notable(served: Sequence[Served], measured: set[str]) -> list[Served]:
+    """The winner, the best on measured devices, the best of each kind, the next best."""
+    chosen = [served[0]]
+    known = [s for s in served if all(p.offer.device.name in measured for p in s[1].pools)]
+    chosen += [s for s in known if s not in chosen][:1]
+    for kind in KINDS:
+        chosen += [s for s in served if s[1].kind == kind and s not in chosen][:1]
+    chosen += [s for s in served if s not in chosen]
+    notable = chosen[: ALTERNATIVES + 1]
+    return [s for s in served if s in notable]
 
 
 def query_data(query: Query) -> dict[str, Any]:

@@ -18,6 +18,10 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
+UNKNOWN_CORNERS = 0.1
+"""A point counts as measured while unmeasured corners of its grid cell weigh at most this."""
+
+
 @dataclass(frozen=True)
 class RatioTable:
     """Time-to-roofline ratios of one operator, in slices over a common grid.
@@ -102,7 +106,7 @@ class RatioTable:
             low.append(i)
             weight.append(np.clip(w, 0.0, 1.0))
         total = np.zeros(shape)
-        touched = within
+        unknown = np.zeros(shape)
         for corner in range(2 ** len(self.axes)):
             index: list[NDArray[np.intp]] = [slices]
             factor: FloatArray = np.ones(shape)
@@ -111,8 +115,8 @@ class RatioTable:
                 index.append(np.minimum(low[d] + upper, len(axis) - 1))
                 factor = factor * (weight[d] if upper else 1.0 - weight[d])
             total += factor * self.log_ratio[tuple(index)]
-            touched = touched & (self.inside[tuple(index)] | (factor <= 1e-12))
-        return np.exp(total), touched
+            unknown += factor * ~self.inside[tuple(index)]
+        return np.exp(total), within & (unknown <= UNKNOWN_CORNERS)
 
 
 def _log2(values: FloatArray) -> FloatArray:

@@ -39,14 +39,16 @@ class RoutedExperts(OperatorModel):
         """Balanced routing: each device takes 1/ep of the token-expert pairs.
 
         The weights moved are those of the experts that at least one token reaches,
-        `experts * (1 - (1 - top_k/experts)^tokens)` in expectation.
+        `experts * (1 - (1 - top_k/experts)^tokens)` in expectation, and on the slowest device
+        at least its share of one token's, in whole experts.
         """
         weights = FORMATS[categories["dtype"]]
         rate = self.device.peak_flops_per_s.get(weights.peak, self.device.peak_flops_per_s["bf16"])
         products = 3.0 if categories["activation"] == "gated" else 2.0
         expert = products * shape["hidden"] * shape["intermediate"] / shape["tp"]
         pairs = shape["tokens"] * shape["top_k"] / shape["ep"]
-        reached = touched_experts(shape["tokens"], shape["top_k"], shape["experts"]) / shape["ep"]
+        touched = touched_experts(shape["tokens"], shape["top_k"], shape["experts"])
+        reached = np.maximum(touched / shape["ep"], np.ceil(shape["top_k"] / shape["ep"]))
         moved = reached * expert * weights.bytes
         moved = moved + 2.0 * pairs * shape["hidden"] * ACTIVATION_BYTES
         return Roofline(
@@ -56,7 +58,10 @@ class RoutedExperts(OperatorModel):
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """The same format under another routing, then other formats."""
         routings = ("power_law_1.01", "power_law_1.2", "balanced")
-        formats = (categories["dtype"], *(f for f in _STAND_INS if f != categories["dtype"]))
+        own = categories["dtype"]
+        # mxfp4 is measured with bf16 activations under its own name, mxfp4_mxfp8 with mxfp8 ones.
+        near = ("mxfp4",) if own == "mxfp4_weight_only" else ()
+        formats = dict.fromkeys((own, *near, *_STAND_INS))
         choices = [{**categories, "dtype": f, "routing": r} for f in formats for r in routings]
         return [c for c in choices if c != dict(categories)]
 

@@ -370,7 +370,7 @@ def test_prefill_runs_near_the_peak(step_model: StepOf, fmt: str) -> None:
 # One configuration taken apart, and many at once.
 
 
-def some_layouts(model: str, count: int = 40) -> Layouts:
+def some_layouts(model: str, count: int) -> Layouts:
     layouts = enumerate_layouts(structure_constraints(load_model(model)), 32)
     rng = np.random.default_rng(4)
     return layouts[rng.choice(len(layouts), count, replace=False)]
@@ -397,20 +397,22 @@ def column(work: StepWork, i: int) -> StepWork:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("device", ["h100_sxm", "mi300x"])
-def test_a_sweep_is_exactly_one_by_one(step_model: StepOf, model: str, device: str) -> None:
+def test_a_sweep_is_one_by_one(step_model: StepOf, model: str, device: str) -> None:
+    """Only the order of summation may differ."""
     step, layouts = step_model(model, device), some_layouts(model, 24)
     swept = step.time(layouts, WORKS)
     for i in range(len(layouts)):
         for j in range(len(WORKS)):
             one = step.time(layouts[np.array([i])], column(WORKS, j))
-            assert swept.pace_s[i, j] == one.pace_s.item(), format_layout(layouts, i)
-            assert swept.latency_s[i, j] == one.latency_s.item()
+            where = format_layout(layouts, i)
+            assert swept.pace_s[i, j] == pytest.approx(one.pace_s.item(), rel=1e-12), where
+            assert swept.latency_s[i, j] == pytest.approx(one.latency_s.item(), rel=1e-12), where
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("device", ["h100_sxm", "mi300x"])
 def test_the_breakdown_adds_up_to_the_pace(step_model: StepOf, model: str, device: str) -> None:
-    step, layouts = step_model(model, device), some_layouts(model)
+    step, layouts = step_model(model, device), some_layouts(model, 16)
     for i in range(len(layouts)):
         one = layouts[np.array([i])]
         for j in range(len(WORKS)):
@@ -431,9 +433,7 @@ def test_pace_and_latency_bound_each_other(step_model: StepOf, model: str) -> No
     assert np.all(time.pace_s <= time.latency_s * (1 + 1e-9) + step.engine.iteration_overhead_s)
     assert np.all(time.latency_s <= pp * time.pace_s * (1 + 1e-9))
     single = layouts.pp == 1
-    assert np.array_equal(time.pace_s[single], time.latency_s[single]) or np.allclose(
-        time.pace_s[single], time.latency_s[single], rtol=1e-12
-    )
+    assert np.allclose(time.pace_s[single], time.latency_s[single], rtol=1e-12)
 
 
 def test_shares_over_steps_are_weighted_by_time(step_model: StepOf) -> None:

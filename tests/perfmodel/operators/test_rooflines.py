@@ -154,6 +154,15 @@ def test_touched_experts_match_random_routing() -> None:
     assert float(touched_experts(10, 8, 8)) == pytest.approx(8)
 
 
+@pytest.mark.parametrize(("top_k", "ep", "experts"), [(2, 8, 1), (2, 2, 1), (8, 4, 2), (9, 4, 3)])
+def test_the_slowest_device_reads_whole_experts(
+    analytic: Operators, top_k: int, ep: int, experts: int
+) -> None:
+    shape = EXPERTS | {"top_k": top_k, "ep": ep, "experts": 64}
+    floor = analytic.experts.time(GATED, columns(shape)).floor_s.item()
+    assert floor == pytest.approx(experts * 3 * 4096 * 14336 * 2 / HBM, rel=1e-3)
+
+
 counts = st.integers(1, 16384)
 octave = st.integers(0, 6).map(lambda e: 2**e)
 SHAPES: dict[str, tuple[Mapping[str, str], st.SearchStrategy[dict[str, int]], tuple[str, ...]]] = {
