@@ -10,7 +10,7 @@ from perfmodel.architecture import LayerGroup
 from perfmodel.layout import Layouts
 from perfmodel.modules.base import LAYER, Call, ModuleKit, Shapes, group_tokens, rank_tokens, spread
 from perfmodel.operators import Group, OperatorTime
-from perfmodel.precision import ACTIVATION_BYTES
+from perfmodel.precision import ACTIVATION_BYTES, QUANTIZED_BYTES
 from perfmodel.work import StepWork
 
 
@@ -65,8 +65,7 @@ def _redistribute(
         # Tensor-parallel expert shards first share their tokens.
         top_k = group.feed_forward.top_k
         shared = np.maximum(per_device * ffn["tp_f"], 1.0)
-        low = kit.peak("experts") != "bf16"
-        sent = kit.precision.bytes("experts") if low else ACTIVATION_BYTES
+        sent = QUANTIZED_BYTES[kit.peak("experts")]
         dispatch = collectives.dispatch(experts, kit.model.hidden * sent, shared, top_k)
         yield call("dispatch", dispatch, ffn)
         combine = collectives.dispatch(experts, token_bytes, shared, top_k)
