@@ -29,11 +29,10 @@ from rich.table import Table
 from perfmodel import phases
 from perfmodel.breakdown import breakdown
 from perfmodel.errors import InputError
-from perfmodel.layout import Layouts, parse_layout
+from perfmodel.layout import Layouts, format_layout, parse_layout
 from perfmodel.queueing import mean_wait_s
 from perfmodel.step import StepModel
 from perfmodel.work import StepWork
-from planner.plan import FleetPlan
 from planner.problem import resolve
 from planner.query import Query
 from planner.solve import solve
@@ -41,14 +40,13 @@ from planner.sweep import Space
 
 HERE = Path(__file__).parent
 PEER = "aiconfigurator==0.12.0"
-GIB = 2.0**30
 LIMIT = 0.10
 """Estimates of one step that differ by more are taken apart by operator."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One query in both tools' terms; `weights` and `kv` are those that the peer infers."""
+    """One query in both tools' terms; `kv` is what the peer infers."""
 
     name: str
     model: str
@@ -59,8 +57,8 @@ class Case:
     osl: int
     ttft_ms: float
     ttit_ms: float
-    weights: str = "native"
     kv: str = "bf16"
+    probes: tuple[tuple[str, int, int], ...] = ()  # role, TP, batch to ask of the peer besides
 
     def query(self, runtime: str, arrivals: str) -> dict[str, Any]:
         """Our query: as many requests per second as the devices can serve."""
@@ -75,7 +73,7 @@ class Case:
             "slo": {"ttft": f"{self.ttft_ms:g}ms", "ttit": f"{self.ttit_ms:g}ms"},
             "devices": [{"name": self.device, "inventory": self.devices}],
             "runtime": runtime,
-            "precision": {"weights": self.weights, "kv": self.kv},
+            "precision": {"weights": "native", "kv": self.kv},
         }
 
     def peer_query(self) -> dict[str, Any]:
@@ -95,7 +93,8 @@ CASES = (
     Case("llama-70b", "meta-llama/Llama-3.1-70B", "meta-llama/Meta-Llama-3.1-70B",
          "h200_sxm", 32, 4000, 500, 1000, 40),
     Case("llama-405b", "meta-llama/Llama-3.1-405B", "meta-llama/Meta-Llama-3.1-405B",
-         "h200_sxm", 64, 2000, 150, 500, 40),
+         "h200_sxm", 64, 2000, 150, 500, 40,
+         probes=(("prefill", 8, 1), ("decode", 8, 16), ("agg", 8, 2))),
     Case("qwen3-235b", "Qwen/Qwen3-235B-A22B-FP8", "Qwen/Qwen3-235B-A22B-FP8",
          "h100_sxm", 32, 2000, 500, 1000, 40, kv="fp8"),
     Case("deepseek-v3", "deepseek-ai/DeepSeek-V3", "deepseek-ai/DeepSeek-V3",
@@ -104,6 +103,9 @@ CASES = (
     Case("gpt-oss-120b", "openai/gpt-oss-120b", "openai/gpt-oss-120b",
          "b200_sxm", 16, 8000, 1000, 1000, 20),
 )  # fmt: skip
+
+
+NOTES: dict[str, tuple[str, ...]] = {}
 
 
 # --- the two tools -----------------------------------------------------------------------
@@ -119,59 +121,340 @@ def peer_python(given: Path | None, folder: Path) -> Path:
     return python
 
 
-def ask_peer(python: Path, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Run jobs in one fresh process of the peer."""
+def ask_peer(python: Path, case: Case, others: list[dict[str, Any]]) -> dict[str, Any]:
+    """The peer's answer, and its estimate of other workers' steps, in a process of its own."""
+    job = {"query": case.peer_query(), "others": others}
     run = subprocess.run(
         [python, HERE / "peer_aiconfigurator.py"],
-        input=json.dumps(jobs),
+        input=json.dumps(job),
         capture_output=True,
         text=True,
         check=False,
     )
     if run.returncode:
-        raise SystemExit(f"the peer's process failed:\n{run.stderr[-2000:]}")
-    answers: list[dict[str, Any]] = json.loads(run.stdout)
-    return answers
+        return {"error": run.stderr.strip()[-300:], "search_s": float("nan"), "others": []}
+    answer: dict[str, Any] = json.loads(run.stdout)
+    return answer
 
 
-def our_command_s(case: Case) -> float:
-    """Wall time of the whole process of `planner solve` on both runtimes."""
+def command_s(command: list[Any]) -> float:
+    """Wall time of a whole process."""
+    started = time.perf_counter()
+    subprocess.run(command, capture_output=True, check=False)
+    return time.perf_counter() - started
+
+
+def commands(case: Case, python: Path) -> dict[str, float]:
+    """Wall time of each tool's command line, start to end, both runtimes searched."""
+    options = {
+        "--model-path": case.peer_model,
+        "--total-gpus": case.devices,
+        "--system": case.device,
+        "--isl": case.isl,
+        "--osl": case.osl,
+        "--ttft": case.ttft_ms,
+        "--tpot": case.ttit_ms,
+    }
+    peer = [python.parent / "aiconfigurator", "cli", "default"]
+    peer += [str(part) for option in options.items() for part in option]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "query.yaml"
         path.write_text(yaml.safe_dump(case.query("both", "steady")))
-        command = [sys.executable, "-c", "from planner.cli import main; main()", "solve", path]
-        started = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=False)
-        return time.perf_counter() - started
+        ours = [sys.executable, "-c", "from planner.cli import main; main()", "solve", path]
+        return {"ours": command_s(ours), "peer": command_s(peer)}
 
 
-def our_plans(case: Case) -> dict[str, Any]:
-    """Our best plan by runtime and arrivals, or why there is none."""
-    plans: dict[str, Any] = {}
-    for runtime in ("disaggregated", "continuous"):
-        for arrivals in ("steady", "poisson"):
-            try:
-                plan = solve(Query.model_validate(case.query(runtime, arrivals)))
-            except InputError as error:
-                plans[f"{runtime} {arrivals}"] = {"error": str(error)}
-            else:
-                plans[f"{runtime} {arrivals}"] = fleet(plan.best) | {
-                    "seconds": plan.search.seconds
-                }
-    return plans
-
-
-def fleet(plan: FleetPlan) -> dict[str, Any]:
-    """What is compared of a plan of ours."""
+def our_plan(case: Case, runtime: str, arrivals: str) -> dict[str, Any]:
+    """Our best plan of a runtime, or why there is none."""
+    try:
+        plan = solve(Query.model_validate(case.query(runtime, arrivals)))
+    except InputError as error:
+        return {"error": str(error)}
+    best = plan.best
     return {
-        "qps": plan.qps,
-        "ttft_ms": plan.ttft.mean_s * 1e3,
-        "tpot_ms": plan.ttit_mean_s * 1e3,
-        "pools": [
-            f"{pool.replicas} x {pool.role} {pool.layout} batch {pool.batch}"
-            + (f" chunk {pool.chunk_tokens}" if pool.chunk_tokens else "")
-            for pool in plan.pools
-        ],
-        "devices": sum(host.used_devices for host in plan.hosts),
-        "measured_share": plan.measured_share,
+        "qps": best.qps,
+        "ttft_ms": best.ttft.mean_s * 1e3,
+        "tpot_ms": best.ttit_mean_s * 1e3,
+        "pools": [asdict(pool) for pool in best.pools],
+        "devices": sum(host.used_devices for host in best.hosts),
+        "measured_share": best.measured_share,
+        "seconds": plan.search.seconds,
     }
+
+
+def peer_terms(pool: dict[str, Any], moe: bool) -> dict[str, Any] | None:
+    """A pool of ours as the peer spells it; None where its space has no such layout."""
+    at = parse_layout(pool["layout"])
+    tp, pp, dp, cp, dp_f = (int(getattr(at, n)[0]) for n in ("tp_a", "pp", "dp_a", "cp_a", "dp_f"))
+    if cp > 1 or dp_f > 1 or (dp > 1 and not moe):
+        return None
+    experts = [int(at.tp_f[0]), int(at.ep_f[0])] if moe else [1, 1]
+    role = "agg" if pool["role"] == "continuous" else pool["role"]
+    chunk = pool["chunk_tokens"] or 0
+    return {"role": role, "degrees": [tp, pp, dp, *experts], "batch": pool["batch"], "chunk": chunk}
+
+
+# --- the same step by both ---------------------------------------------------------------
+
+
+class SameStep:
+    """Our estimate of the peer's plans, step by step."""
+
+    def __init__(self, case: Case) -> None:
+        self.case = case
+        problem = resolve(Query.model_validate(case.query("both", "steady")))
+        space = Space(problem)
+        offer, precision = next(space.pairs())
+        self.traffic = problem.traffic
+        self.moe = problem.model.is_moe
+        self.model: StepModel = space.step_model(offer, precision)
+
+    def layout(self, degrees: list[int]) -> Layouts:
+        """The peer's degrees as our layout."""
+        tp, pp, dp, expert_tp, expert_ep = degrees
+        ffn = f"TP{expert_tp}EP{expert_ep}" if self.moe else f"TP{tp}"
+        return parse_layout(f"attn:TP{tp}DP{dp} ffn:{ffn} PP{pp}")
+
+    def compare(self, degrees: list[int], batch: int, answer: dict[str, Any]) -> list[dict]:
+        """Each step of a worker: milliseconds of both, by class of operator."""
+        layout, case, rows = self.layout(degrees), self.case, []
+        context = self.traffic.context_mean
+        for name, theirs in answer.get("steps", {}).items():
+            if name == "counts" or not theirs:
+                continue
+            if name == "prefill":
+                work = StepWork.of(prefill_sequences=batch, prefill_tokens=case.isl)
+            elif name == "mixed":
+                counts = answer["steps"]["counts"]
+                decoding, chunk = counts["mix_decode_requests"], counts["mix_context_tokens"]
+                work = phases.mixed_work(self.traffic, decoding, chunk)
+            else:
+                work = StepWork.of(decode_sequences=batch, context_tokens=context)
+            total = float(self.model.time(layout, work).latency_s[0, 0]) * 1e3
+            ours: dict[str, float] = {}
+            stage = breakdown(self.model, layout, work)
+            for op in stage.operators:
+                key = operator_class(op.name, op.module)
+                ours[key] = ours.get(key, 0.0) + op.total_s * 1e3
+            ours["engine"] = stage.overhead_s * 1e3
+            peer: dict[str, float] = {}
+            for operator, value in theirs.items():
+                key = operator_class(operator, "")
+                peer[key] = peer.get(key, 0.0) + value
+            rows.append(
+                {
+                    "step": name,
+                    "layout": format_layout(layout),
+                    "batch": batch,
+                    "peer_ms": sum(theirs.values()),
+                    "ours_ms": total,
+                    "difference": total / sum(theirs.values()) - 1.0,
+                    "operators": {
+                        key: {"peer_ms": peer.get(key, 0.0), "ours_ms": ours.get(key, 0.0)}
+                        for key in sorted({*peer, *ours})
+                    },
+                }
+            )
+        return rows
+
+    def disaggregated(self, answer: dict[str, Any]) -> dict[str, float]:
+        """Our figures of its whole disaggregated plan, Poisson queueing at its rate included."""
+        row, workers = answer["row"], answer["workers"]
+        units = self.case.devices // row["num_total_gpus"]
+        p, d = (workers[role] for role in ("prefill", "decode"))
+        one = phases.prefill(
+            self.model, self.layout(p["degrees"]), self.traffic, np.array([p["batch"]])
+        )
+        out = phases.decode(
+            self.model, self.layout(d["degrees"]), self.traffic, np.array([d["batch"]])
+        )
+        prefill_qps = float(one.qps[0, 0]) * row["(p)workers"] * units
+        decode_qps = float(out.qps[0, 0]) * row["(d)workers"] * units
+        servers = one.servers[0, 0] * row["(p)workers"] * units
+        load = np.array(row["request_rate"] * units / prefill_qps)
+        wait = float(mean_wait_s(servers, load, one.pace_s[0, 0]))
+        service = float(one.latency_s[0, 0, 0])
+        memory = max(float(x.memory.total[0, 0]) for x in (one, out))
+        return {
+            "qps": min(prefill_qps, decode_qps),
+            "ttft_ms": service * 1e3,
+            "ttft_poisson_ms": (service + wait) * 1e3,
+            "tpot_ms": float(out.ttit_s[0, 0]) * 1e3,
+            "memory_share": memory / self.model.device.memory_bytes,
+        }
+
+    def continuous(self, answer: dict[str, Any]) -> dict[str, float]:
+        """Our figures of its whole continuous plan."""
+        row, worker = answer["row"], answer["workers"]["agg"]
+        one = phases.continuous(
+            self.model,
+            self.layout(worker["degrees"]),
+            self.traffic,
+            np.array([worker["batch"]]),
+            np.array([row["ctx_tokens"]]),
+        )
+        replicas = self.case.devices // row["num_total_gpus"]
+        busy = np.minimum(one.mixed_share[0, 0], 1.0)
+        servers = one.servers[0, 0] * replicas
+        wait = float(mean_wait_s(servers, busy, one.mixed_s[0, 0]))
+        return {
+            "qps": float(one.qps[0, 0]) * replicas,
+            "ttft_ms": float(one.prefill_s[0, 0, 0]) * 1e3,
+            "ttft_poisson_ms": float(one.prefill_s[0, 0, 0]) * 1e3 + wait * 1e3,
+            "tpot_ms": float(one.ttit_s[0, 0]) * 1e3,
+            "memory_share": float(one.memory.total[0, 0]) / self.model.device.memory_bytes,
+        }
+
+
+CLASSES = (
+    ("communication", ("_ar", "p2p", "dispatch", "combine", "all_", "scatter", "send")),
+    ("attention", ("attention", "bmm", "absorb")),
+    ("dense products", ("gemm", "proj", "router", "lm_head")),
+    ("experts", ("moe", "experts")),
+)
+
+
+def operator_class(name: str, module: str) -> str:
+    """Which kind of operator: the two tools name them differently."""
+    if module == "communication":
+        return module
+    for kind, marks in CLASSES:
+        if any(mark in name for mark in marks) and "norm" not in name and "reduce_add" not in name:
+            return kind
+    return "elementwise"
+
+
+# --- report ------------------------------------------------------------------------------
+
+
+def run(case: Case, python: Path) -> dict[str, Any]:
+    """Everything about one case."""
+    same = SameStep(case)
+    plans = {
+        f"{runtime} {arrivals}": our_plan(case, runtime, arrivals)
+        for runtime in ("disaggregated", "continuous")
+        for arrivals in ("steady", "poisson")
+    }
+    pools = [
+        pool
+        for runtime in ("disaggregated", "continuous")
+        for pool in plans[f"{runtime} steady"].get("pools", ())
+    ]
+    asked = [terms for pool in pools if (terms := peer_terms(pool, same.moe))]
+    asked += [
+        {"role": role, "degrees": [tp, 1, 1, 1, 1], "batch": batch, "chunk": case.isl}
+        for role, tp, batch in case.probes
+    ]
+    peer = ask_peer(python, case, asked)
+    result = {"query": asdict(case), "ours": plans, "peer": peer, "wall_s": commands(case, python)}
+    result["their_plans"] = {
+        mode: getattr(same, name)(peer[mode])
+        for mode, name in (("disagg", "disaggregated"), ("agg", "continuous"))
+        if mode in peer
+    }
+    result["their_steps"] = [
+        row
+        for mode in ("disagg", "agg")
+        for worker in peer.get(mode, {}).get("workers", {}).values()
+        for row in same.compare(worker["degrees"], worker["batch"], worker)
+    ]
+    result["our_steps"] = [
+        row
+        for terms, answer in zip(asked, peer["others"], strict=False)
+        for row in same.compare(terms["degrees"], terms["batch"], answer)
+    ]
+    return result
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print one case."""
+    query, peer, wall = result["query"], result["peer"], result["wall_s"]
+    console.rule(
+        f"{query['name']}: {query['devices']} x {query['device']}, ISL {query['isl']}, "
+        f"OSL {query['osl']}, TTFT {query['ttft_ms']} ms, TTIT {query['ttit_ms']} ms"
+    )
+    table = Table("plan", "req/s", "TTFT ms", "TPOT ms", "GPUs", "what")
+    for name, plan in result["ours"].items():
+        if "error" in plan:
+            table.add_row(f"ours, {name}", "-", "-", "-", "-", plan["error"])
+            continue
+        what = [
+            f"{p['replicas']} x {p['role']} {p['layout']} batch {p['batch']}"
+            + (f" chunk {p['chunk_tokens']}" if p["chunk_tokens"] else "")
+            for p in plan["pools"]
+        ]
+        table.add_row(*figures(f"ours, {name}", plan), str(plan["devices"]), "; ".join(what))
+    for mode in ("disagg", "agg"):
+        if mode not in peer:
+            table.add_row(f"peer, {mode}", "-", "-", "-", "-", peer.get("error", "none"))
+            continue
+        row = peer[mode]["row"]
+        units = query["devices"] // row["num_total_gpus"]
+        theirs = {
+            "qps": row["request_rate"] * units,
+            "ttft_ms": row["ttft"],
+            "tpot_ms": row["tpot"],
+        }
+        what = (
+            f"{units} x ({row['(p)workers']} x prefill {row['(p)parallel']} batch {row['(p)bs']}; "
+            f"{row['(d)workers']} x decode {row['(d)parallel']} batch {row['(d)bs']})"
+            if mode == "disagg"
+            else f"{units} x {row['parallel']} batch {row['bs']} chunk {row['ctx_tokens']}"
+        )
+        table.add_row(*figures(f"peer, {mode}", theirs), str(units * row["num_total_gpus"]), what)
+        ours = result["their_plans"][mode]
+        note = (
+            f"without its corrections; TTFT {ours['ttft_poisson_ms']:.0f} ms with Poisson queueing "
+            f"at its rate; memory {ours['memory_share']:.0%} full"
+        )
+        table.add_row(*figures("  by our estimate", ours), "", note)
+    console.print(table)
+    steps = Table("same step, uncorrected", "layout", "batch", "peer ms", "ours ms", "difference")
+    for kind, rows in (("its plan", result["their_steps"]), ("asked", result["our_steps"])):
+        for row in rows:
+            steps.add_row(
+                f"{kind}: {row['step']}", row["layout"], str(row["batch"]),
+                f"{row['peer_ms']:.2f}", f"{row['ours_ms']:.2f}", f"{row['difference']:+.1%}",
+            )  # fmt: skip
+            if abs(row["difference"]) > LIMIT:
+                for name, part in row["operators"].items():
+                    steps.add_row(
+                        "", f"  {name}", "", f"{part['peer_ms']:.2f}", f"{part['ours_ms']:.2f}", ""
+                    )
+    console.print(steps)
+    seconds = sum(p.get("seconds", 0.0) for n, p in result["ours"].items() if "steady" in n)
+    console.print(
+        f"wall time, whole command: ours {wall['ours']:.1f} s, peer {wall['peer']:.1f} s; "
+        f"search alone: ours {seconds:.1f} s, peer {peer['search_s']:.1f} s"
+    )
+    for note in NOTES.get(query["name"], ()):
+        console.print(f"note: {note}")
+
+
+def figures(name: str, plan: dict[str, Any]) -> list[str]:
+    """The first columns of the table of plans."""
+    return [name, f"{plan['qps']:.2f}", f"{plan['ttft_ms']:.0f}", f"{plan['tpot_ms']:.1f}"]
+
+
+def main() -> None:
+    """Run the cases and write their numbers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer-python", type=Path, help="interpreter that has " + PEER)
+    parser.add_argument("--only", choices=[case.name for case in CASES])
+    options = parser.parse_args()
+    console = Console(width=150)
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        python = peer_python(options.peer_python, Path(folder))
+        for case in CASES:
+            if options.only in (None, case.name):
+                results.append(run(case, python))
+                show(results[-1], console)
+    target = HERE / "results" / "compare_aiconfigurator.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps({"peer": PEER, "cases": results}, indent=1) + "\n")
+    console.print(f"written: {target.relative_to(HERE.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -41,7 +41,10 @@ def steps(task: Any, role: str, degrees: list[int], batch: int, chunk: int = 0) 
 
     side = "" if role == "agg" else f"{role}_"
     database = task._load_database(
-        *(getattr(task, f"{side}{name}") for name in ("system_name", "backend_name", "backend_version"))
+        *(
+            getattr(task, f"{side}{name}")
+            for name in ("system_name", "backend_name", "backend_version")
+        )
     )
     backend = getattr(task, f"{side}backend_name")
     config = task.build_model_config(role=role, parallel=(*degrees, 1))
@@ -87,7 +90,9 @@ def answer(query: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any
         found |= result
     tasks = build_default_tasks(**query) if failed else result.tasks
     found["corrections"] = {
-        name: getattr(tasks["disagg"], name) for name in CORRECTIONS if hasattr(tasks["disagg"], name)
+        name: getattr(tasks["disagg"], name)
+        for name in CORRECTIONS
+        if hasattr(tasks["disagg"], name)
     }
     frames = {} if failed else result.best_configs
     for mode, roles in (("agg", ("agg",)), ("disagg", ("prefill", "decode"))):

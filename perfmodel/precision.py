@@ -115,7 +115,9 @@ class Precision:
 
     def with_bf16_activations(self) -> Precision:
         """The same storage, multiplied in bf16."""
-        expanded = {m: n if m == "kv" else WEIGHT_ONLY.get(n, n) for m, n in self.by_module().items()}
+        expanded = {
+            m: n if m == "kv" else WEIGHT_ONLY.get(n, n) for m, n in self.by_module().items()
+        }
         return Precision(**expanded)
 
     def __str__(self) -> str:

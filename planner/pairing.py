@@ -201,6 +201,7 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     """
     replicas = sizing.replicas_for_slots(problem, pool, qps)
     reachable = replicas != sizing.UNREACHABLE
+    replicas = np.maximum(replicas, _replicas_for_links(problem, pool, qps))
     pool, replicas = pool.take(reachable), replicas[reachable]
     admission = sizing.slot_waiting(problem, pool, replicas.astype(float), qps).mean_s
     columns = [(replicas * pool.world).astype(float), admission, -pool.shards]
@@ -215,13 +216,18 @@ class _BoundedPrefill:
     """Prefill candidates in the order of the fewest devices that their capacity allows."""
 
     pool: Candidates
-    least_devices: IntArray
+    least_replicas: IntArray
+
+    @property
+    def least_devices(self) -> IntArray:
+        return self.least_replicas * self.pool.world
 
 
 def _bounded(problem: Problem, pool: Candidates, qps: float) -> _BoundedPrefill:
-    least = sizing.least_replicas(problem, pool, qps) * pool.world
-    order = np.argsort(least, kind="stable")
-    return _BoundedPrefill(pool.take(order), least[order])
+    links = _replicas_for_links(problem, pool, qps)
+    replicas = np.maximum(sizing.least_replicas(problem, pool, qps), links)
+    order = np.argsort(replicas * pool.world, kind="stable")
+    return _BoundedPrefill(pool.take(order), replicas[order])
 
 
 def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
@@ -230,13 +236,27 @@ def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
     Every device that holds a different part of the cache sends it over its own network link;
     the slower side sets the pace. The cached prefix is on both sides already.
     """
-    tokens = problem.traffic.mean_new_tokens
-    payload = problem.model.kv_bytes(int(np.ceil(tokens)), p.precision.bytes("kv"))
-    sender = p.shards * p.offer.device.network.bandwidth_bytes_per_s
-    receiver = d.shards * d.offer.device.network.bandwidth_bytes_per_s
-    rate = np.minimum(sender[:, None], receiver[None, :]) * NETWORK_EFFICIENCY
+    rate = np.minimum(_rank_bandwidth(p)[:, None], _rank_bandwidth(d)[None, :])
     latency = max(p.offer.device.network.latency_s, d.offer.device.network.latency_s)
-    return np.asarray(latency + payload / rate)
+    return np.asarray(latency + _cache_bytes(problem, p) / rate)
+
+
+def _rank_bandwidth(pool: Candidates) -> FloatArray:
+    """Network bandwidth with which one attention rank moves a sequence's cache, bytes/s."""
+    return pool.shards * pool.offer.device.network.bandwidth_bytes_per_s * NETWORK_EFFICIENCY
+
+
+def _cache_bytes(problem: Problem, pool: Candidates) -> float:
+    """KV cache of a mean prompt's new tokens, bytes."""
+    tokens = int(np.ceil(problem.traffic.mean_new_tokens))
+    return problem.model.kv_bytes(tokens, pool.precision.bytes("kv"))
+
+
+def _replicas_for_links(problem: Problem, pool: Candidates, qps: float) -> IntArray:
+    """Fewest replicas whose network links move the caches of all requests."""
+    ranks = pool.layouts.dp_a[pool.layout]
+    needed = qps * _cache_bytes(problem, pool) / (_rank_bandwidth(pool) * ranks)
+    return np.maximum(np.ceil(needed), 1).astype(np.int64)
 
 
 def _best_pair(
@@ -258,9 +278,10 @@ def _best_pair(
         )
 
     best: tuple[float, float, Choice] | None = None
+    least_devices = prefill.least_devices
     start, size = 0, 512
     while start < len(prefill.pool):
-        bound = price(prefill.least_devices[start], d.devices)
+        bound = price(least_devices[start], d.devices)
         open_ = np.flatnonzero(bound < limit if best is None else bound <= best[0])
         if len(open_) == 0:
             break
@@ -271,6 +292,7 @@ def _best_pair(
         slack = _first_token_slack(problem, decode)
         replicas = sizing.replicas_for_ttft(problem, part, qps, extra, slack[:, None])
         ok = replicas != sizing.UNREACHABLE
+        replicas = np.maximum(replicas, prefill.least_replicas[rows])
         devices = np.where(ok, replicas, 0) * part.world
         cost = np.where(ok, price(devices, d.devices[open_][:, None]), np.inf)
         idle = (

@@ -101,8 +101,9 @@ def test_pipelined_prefill_serves_more_per_device_at_a_longer_latency(step: Step
     wide, deep = (prefill(step, layout, FIXED, one) for layout in (flat, piped))
     assert deep.qps.item() > 1.1 * wide.qps.item()
     assert deep.latency_s.item() > 1.5 * wide.latency_s.item()
-    wide_ttit, deep_ttit = (decode(step, layout, FIXED, one).ttit_s.item()
-                            for layout in (flat, piped))
+    wide_ttit, deep_ttit = (
+        decode(step, layout, FIXED, one).ttit_s.item() for layout in (flat, piped)
+    )
     assert deep_ttit > 2 * wide_ttit
 
 

@@ -46,8 +46,11 @@ def latency(step: StepModel, layout: str, work: StepWork) -> float:
 
 
 def module_s(step: StepModel, layout: str, work: StepWork, module: str) -> float:
-    return sum(op.total_s for op in breakdown(step, parse_layout(layout), work).operators
-               if op.module == module)
+    return sum(
+        op.total_s
+        for op in breakdown(step, parse_layout(layout), work).operators
+        if op.module == module
+    )
 
 
 def named_s(step: StepModel, layout: str, work: StepWork) -> dict[str, float]:
@@ -90,9 +93,9 @@ def test_tensor_parallelism_beyond_kv_heads_stops_dividing_decode_attention(
 
 def test_tensor_parallelism_pays_an_all_reduce(step_model: StepOf) -> None:
     step = step_model(DENSE, "h100_sxm")
-    assert "communication" not in breakdown(
-        step, parse_layout("attn:TP1 ffn:TP1"), PREFILL
-    ).shares("module")
+    assert "communication" not in breakdown(step, parse_layout("attn:TP1 ffn:TP1"), PREFILL).shares(
+        "module"
+    )
     names = named_s(step, "attn:TP8 ffn:TP8", PREFILL)
     assert {"attention_all_reduce", "ffn_all_reduce"} <= set(names)
     # Across hosts a dense model's all-reduce is the bottleneck: the reference's insight 5.
@@ -118,9 +121,7 @@ def test_pipelines_keep_latency_and_multiply_throughput(
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("device", ["h100_sxm", "mi300x"])
-def test_pipelines_never_shorten_a_tokens_way(
-    step_model: StepOf, model: str, device: str
-) -> None:
+def test_pipelines_never_shorten_a_tokens_way(step_model: StepOf, model: str, device: str) -> None:
     step = step_model(model, device)
     for batch in (1, 16, 256):
         work = StepWork.of(decode_sequences=batch, context_tokens=2000)
@@ -207,9 +208,7 @@ def test_context_parallelism_divides_a_prompts_latency(ideal_step: StepOf, n: in
 
 @settings(deadline=None, max_examples=3)
 @given(n=doubling)
-def test_context_parallelism_divides_only_the_cache_of_a_decode(
-    ideal_step: StepOf, n: int
-) -> None:
+def test_context_parallelism_divides_only_the_cache_of_a_decode(ideal_step: StepOf, n: int) -> None:
     """Context-parallel ranks all hold a decoded token: its weights are read by each of them."""
     step = ideal_step(DENSE)
     one, many = (named_s(step, f"attn:TP1CP{c} ffn:TP1DP{c}", DECODE) for c in (1, n))
@@ -272,9 +271,7 @@ def test_data_parallel_attention_over_a_shared_ffn_takes_its_tokens_together(
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("device", ["h100_sxm", "mi300x"])
 @pytest.mark.parametrize("layout", ["attn:TP8 ffn:TP8", "attn:TP2CP2DP2 ffn:TP8"])
-def test_more_work_takes_longer(
-    step_model: StepOf, model: str, device: str, layout: str
-) -> None:
+def test_more_work_takes_longer(step_model: StepOf, model: str, device: str, layout: str) -> None:
     step = step_model(model, device)
     prompts = [
         latency(step, layout, StepWork.of(prefill_sequences=1, prefill_tokens=2.0**e))
@@ -440,9 +437,10 @@ def test_shares_over_steps_are_weighted_by_time(step_model: StepOf) -> None:
     step, layout = step_model(DENSE, "mi300x"), parse_layout("attn:TP8 ffn:TP8")
     prefill, decode = (breakdown(step, layout, work) for work in (PREFILL, DECODE))
     only = mean_shares([(1.0, prefill), (0.0, decode)], "module")
-    assert only == pytest.approx(prefill.shares("module") | {
-        key: 0.0 for key in decode.shares("module") if key not in prefill.shares("module")
-    })
+    assert only == pytest.approx(
+        prefill.shares("module")
+        | {key: 0.0 for key in decode.shares("module") if key not in prefill.shares("module")}
+    )
     both = mean_shares([(1.0, prefill), (3.0, decode)], "module")
     assert sum(both.values()) == pytest.approx(1.0)
     total = prefill.total_s + 3 * decode.total_s
@@ -476,13 +474,22 @@ def test_memory_and_time_agree_on_what_a_device_streams(ideal_step: StepOf) -> N
         for layout in ("attn:TP1 ffn:TP1", "attn:TP8 ffn:TP8", "attn:TP2CP2 ffn:TP4 PP2"):
             one = parse_layout(layout)
             held = replica_memory(
-                model, step.device, step.engine, step.precision, one, work,
-                np.zeros((1, 1)), np.ones(1),
+                model,
+                step.device,
+                step.engine,
+                step.precision,
+                one,
+                work,
+                np.zeros((1, 1)),
+                np.ones(1),
             ).weights.item()
             table = 2 * model.embedding_parameters / one.tp_a[0]
-            streamed = sum(
-                op.calls * op.floor_s
-                for op in breakdown(step, one, work).operators
-                if op.name.endswith("_proj")
-            ) * step.device.memory_bandwidth_bytes_per_s
+            streamed = (
+                sum(
+                    op.calls * op.floor_s
+                    for op in breakdown(step, one, work).operators
+                    if op.name.endswith("_proj")
+                )
+                * step.device.memory_bandwidth_bytes_per_s
+            )
             assert streamed == pytest.approx(held - table * (1 if one.pp[0] > 1 else 2), rel=0.01)

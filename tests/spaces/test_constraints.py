@@ -156,7 +156,7 @@ def test_no_estimate_beats_the_least_latency(model: str, device: str, fmt: str) 
     for name, bound, estimate in (("TTFT", ttft, first), ("TTIT", ttit, token)):
         worst = int((bound / estimate).argmax())
         assert bound[worst] <= estimate[worst], (name, format_layout(layouts, worst))
-        assert np.median(bound / estimate) > 0.02
+        assert bound[worst] > 0.05 * estimate[worst]
 
 
 def test_bounds_fall_with_sharding() -> None:

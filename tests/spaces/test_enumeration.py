@@ -144,7 +144,11 @@ def test_counts_of_the_unconstrained_structure() -> None:
 def test_the_funnel_starts_at_the_raw_product_and_only_falls() -> None:
     constraints = structure_constraints(load_model("deepseek-ai/DeepSeek-V3"))
     funnel = layout_funnel(constraints, 64)
-    assert [name for name, _ in funnel] == ["degrees", "equal worlds", *(c.name for c in constraints)]
+    assert [name for name, _ in funnel] == [
+        "degrees",
+        "equal worlds",
+        *(c.name for c in constraints),
+    ]
     counts = [count for _, count in funnel]
     assert counts[0] == 7**7
     assert counts == sorted(counts, reverse=True)

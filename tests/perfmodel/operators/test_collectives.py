@@ -198,9 +198,7 @@ def test_a_send_takes_the_link_that_joins_the_two(
 
 @pytest.mark.parametrize("device", ["h100_sxm", "b200_sxm", "l40s"])
 @EACH
-def test_measured_collectives_respect_their_links(
-    store: PerfStore, kind: str, device: str
-) -> None:
+def test_measured_collectives_respect_their_links(store: PerfStore, kind: str, device: str) -> None:
     collectives = Collectives(load_device(device), "trtllm", store)
     for size in (2, 4, 8, 16):
         message = np.array([[2.0**e for e in range(8, 30)]])

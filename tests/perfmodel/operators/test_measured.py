@@ -95,9 +95,7 @@ def test_rows_drawn_from_a_table_come_out_as_measured(
 
 def test_beyond_the_table_time_grows_with_the_roofline(h100: Operators) -> None:
     edge = {"m": 2**20, "n": 4096, "k": 4096}
-    a, b = (
-        h100.gemm.time({"dtype": "bf16"}, columns(edge | {"m": m})) for m in (2**20, 2**23)
-    )
+    a, b = (h100.gemm.time({"dtype": "bf16"}, columns(edge | {"m": m})) for m in (2**20, 2**23))
     assert a.kind.item() == b.kind.item() == Kind.EXTRAPOLATED
     assert b.seconds.item() / a.seconds.item() == pytest.approx(
         b.floor_s.item() / a.floor_s.item(), rel=1e-9
