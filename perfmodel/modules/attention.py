@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.architecture import LayerGroup
 from perfmodel.layout import Layouts
@@ -19,6 +21,15 @@ from perfmodel.modules.base import (
 from perfmodel.operators import Group, OperatorTime
 from perfmodel.precision import ACTIVATION_BYTES
 from perfmodel.work import StepWork
+
+FloatArray = NDArray[np.float64]
+
+
+class NamedCall(Protocol):
+    """Makes a `Call` of the attention at hand."""
+
+    def __call__(self, name: str, time: OperatorTime, module: str = ...) -> Call:
+        """A call of that name, taking that time."""
 
 
 def grouped_query(
@@ -49,43 +60,18 @@ def grouped_query(
     kv_dtype = "fp8" if kit.precision.kv.startswith("fp8") else "bf16"
     if work.prefill_sequences.any():
         dtype = "fp8" if kv_dtype == "fp8" and kit.peak("attention") == "fp8" else "bf16"
-        # Each context-parallel rank takes 1/cp of the queries, paired from both ends of
-        # the sequence so that the causal work is balanced; it sees `prefix` on average.
-        own = work.prefill_tokens / cp
-        prefix = work.prefix_tokens + (work.prefill_tokens - own) / 2.0
         time = kit.ops.context.time(
-            {"dtype": dtype, "kv_dtype": kv_dtype},
-            common
-            | {
-                "batch": np.maximum(work.prefill_sequences, 1.0),
-                "tokens": np.maximum(own, 1.0),
-                "prefix_tokens": prefix,
-            },
+            {"dtype": dtype, "kv_dtype": kv_dtype}, common | _context_shape(work, cp)
         )
-        yield call("context_attention", where_present(work.prefill_sequences > 0, time))
-        gathered = work.prefill_sequences * (work.prefill_tokens + work.prefix_tokens)
         kv_width = kv_heads * (attention.head_dim + attention.v_head_dim)
-        gather = kit.ops.collectives.all_gather(
-            Group(cp, tp), gathered * kv_width * kit.precision.bytes("kv")
-        )
-        gather = where_present(work.prefill_sequences > 0, gather)
-        yield call("context_all_gather", gather, "communication")
+        yield from _context(kit, call, Group(cp, tp), work, time, kv_width)
     if work.decode_sequences.any():
         time = kit.ops.generation.time(
             {"dtype": "bf16", "kv_dtype": kv_dtype},
-            common
-            | {
-                # Like the cache, what a window keeps of it is spread over context parallelism.
-                "window_tokens": attention.window_tokens / cp,
-                "batch": np.maximum(work.decode_sequences, 1.0),
-                "context_tokens": np.maximum(work.context_tokens / cp, 1.0),
-            },
+            # Like the cache, what a window keeps of it is spread over context parallelism.
+            common | _generation_shape(work, cp) | {"window_tokens": attention.window_tokens / cp},
         )
-        yield call("generation_attention", where_present(work.decode_sequences > 0, time))
-        partial = work.decode_sequences * heads * attention.v_head_dim * 2 * ACTIVATION_BYTES
-        combine = kit.ops.collectives.all_reduce(Group(cp, tp), partial)
-        combine = where_present(work.decode_sequences > 0, combine)
-        yield call("context_combine", combine, "communication")
+        yield from _generation(kit, call, Group(cp, tp), work, time, heads * attention.v_head_dim)
     yield from kit.quantize(
         "output_quantize", "attention", call, tokens, heads * attention.v_head_dim
     )
@@ -127,21 +113,10 @@ def latent(
             attention.kv_lora_rank,
         )
         yield call("kv_up_proj", where_present(work.prefill_sequences > 0, up))
-        own = work.prefill_tokens / cp
         time = kit.ops.mla_context.time(
-            {"dtype": "bf16", "kv_dtype": kv_dtype},
-            {
-                "heads": heads,
-                "batch": np.maximum(work.prefill_sequences, 1.0),
-                "tokens": np.maximum(own, 1.0),
-                "prefix_tokens": work.prefix_tokens + (work.prefill_tokens - own) / 2.0,
-            },
+            {"dtype": "bf16", "kv_dtype": kv_dtype}, {"heads": heads, **_context_shape(work, cp)}
         )
-        yield call("context_attention", where_present(work.prefill_sequences > 0, time))
-        gathered = expanded * latent * kit.precision.bytes("kv")
-        gather = kit.ops.collectives.all_gather(Group(cp, tp), gathered)
-        gather = where_present(work.prefill_sequences > 0, gather)
-        yield call("context_all_gather", gather, "communication")
+        yield from _context(kit, call, Group(cp, tp), work, time, latent)
     if work.decode_sequences.any():
         decoding = np.maximum(work.decode_sequences, 1.0)
         dtype = "fp8" if kit.peak("attention") == "fp8" else "bf16"
@@ -152,18 +127,73 @@ def latent(
             yield call(f"absorb_{stage}", where_present(work.decode_sequences > 0, time))
         time = kit.ops.mla_generation.time(
             {"dtype": "bf16", "kv_dtype": kv_dtype},
-            {
-                "heads": heads,
-                "batch": decoding,
-                "context_tokens": np.maximum(work.context_tokens / cp, 1.0),
-            },
+            {"heads": heads, **_generation_shape(work, cp)},
         )
-        yield call("generation_attention", where_present(work.decode_sequences > 0, time))
-        partial = work.decode_sequences * heads * attention.kv_lora_rank * 2 * ACTIVATION_BYTES
-        combine = kit.ops.collectives.all_reduce(Group(cp, tp), partial)
-        combine = where_present(work.decode_sequences > 0, combine)
-        yield call("context_combine", combine, "communication")
+        yield from _generation(kit, call, Group(cp, tp), work, time, heads * attention.kv_lora_rank)
     yield from kit.quantize(
         "output_quantize", "attention", call, tokens, heads * attention.v_head_dim
     )
     yield call("output_proj", kit.gemm("attention", tokens, hidden, heads * attention.v_head_dim))
+
+
+def _context_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
+    """Prefill on one context-parallel rank.
+
+    Each takes 1/cp of the queries, paired from both ends of the sequence so that the causal
+    work is balanced: on average it sees half of the others' tokens before its own.
+    """
+    own = work.prefill_tokens / cp
+    return {
+        "batch": np.maximum(work.prefill_sequences, 1.0),
+        "tokens": np.maximum(own, 1.0),
+        "prefix_tokens": work.prefix_tokens + (work.prefill_tokens - own) / 2.0,
+    }
+
+
+def _generation_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
+    """Decode on one context-parallel rank: every sequence, 1/cp of its cache."""
+    return {
+        "batch": np.maximum(work.decode_sequences, 1.0),
+        "context_tokens": np.maximum(work.context_tokens / cp, 1.0),
+    }
+
+
+def _context(
+    kit: ModuleKit,
+    call: NamedCall,
+    ranks: Group,
+    work: StepWork,
+    time: OperatorTime,
+    cache_width: FloatArray | float,
+) -> Iterator[Call]:
+    """Prefill attention, and the gathering of keys and values it needs under context parallelism.
+
+    Args:
+        cache_width: cache elements of one token on one device.
+    """
+    prefilling = work.prefill_sequences > 0
+    yield call("context_attention", where_present(prefilling, time))
+    tokens = work.prefill_sequences * (work.prefill_tokens + work.prefix_tokens)
+    payload = tokens * cache_width * kit.precision.bytes("kv")
+    gather = kit.ops.collectives.all_gather(ranks, payload)
+    yield call("context_all_gather", where_present(prefilling, gather), "communication")
+
+
+def _generation(
+    kit: ModuleKit,
+    call: NamedCall,
+    ranks: Group,
+    work: StepWork,
+    time: OperatorTime,
+    output_width: FloatArray | float,
+) -> Iterator[Call]:
+    """Decode attention, and the merging of partial results under context parallelism.
+
+    Args:
+        output_width: output elements of one token on one device; partial results are fp32.
+    """
+    decoding = work.decode_sequences > 0
+    yield call("generation_attention", where_present(decoding, time))
+    partial = work.decode_sequences * output_width * 2 * ACTIVATION_BYTES
+    combine = kit.ops.collectives.all_reduce(ranks, partial)
+    yield call("context_combine", where_present(decoding, combine), "communication")
