@@ -17,6 +17,7 @@ from perfmodel.errors import ConfigError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+    from pydantic_core import ErrorDetails
 
     Model = TypeVar("Model", bound=BaseModel)
 
@@ -68,6 +69,8 @@ def read_yaml(path: Path) -> Document:
         raise ConfigError(f"{path}:{line}:{column}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except ConfigError:
+        raise
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     return Document(path, data, lines)
@@ -111,9 +114,20 @@ def validate(document: Document, model: type[Model]) -> Model:
     except ValidationError as error:
         problems = [
             f"{document.where(_in_document(document, problem['loc']))}: {_message(problem)}"
-            for problem in error.errors(include_url=False)
+            for problem in _causes(error.errors(include_url=False))
         ]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def _causes(problems: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Without lists found too short because their items are wrong, which is said anyway."""
+
+    def follows(problem: ErrorDetails) -> bool:
+        field = problem["loc"]
+        inside = (p["loc"] for p in problems if len(p["loc"]) > len(field))
+        return problem["type"] == "too_short" and any(loc[: len(field)] == field for loc in inside)
+
+    return [problem for problem in problems if not follows(problem)]
 
 
 def _in_document(document: Document, location: tuple[str | int, ...]) -> tuple[str | int, ...]:
@@ -142,6 +156,10 @@ def _message(problem: Mapping[str, Any]) -> str:
         return "this field is required"
     if kind == "extra_forbidden":
         return "unknown field"
+    if kind in ("tuple_type", "list_type"):
+        return f"expected a list (got {given!r})"
+    if kind == "too_short":
+        return "expected at least one value"
     text = str(problem["msg"]).removeprefix("Value error, ")
     if kind == "value_error" or isinstance(given, dict | list):
         return text

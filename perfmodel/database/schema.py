@@ -120,8 +120,9 @@ FAMILIES = {
     for family in (
         Family(
             "gemm",
-            "Dense product [m, k] x [k, n] into bf16. 8-bit and 4-bit formats multiply "
-            "activations already in that format: quantizing them is not included.",
+            "A linear layer [m, k] x [k, n], bf16 in and out. 8-bit and 4-bit formats include "
+            "the quantization of its input with scales found on the fly: as n goes to zero "
+            "their time stays at that of quantizing [m, k].",
             (
                 _DTYPE,
                 _count("n", "output width"),

@@ -48,7 +48,6 @@ def grouped_query(
         return Call(name, module, LAYER, g, time, shapes.index)
 
     yield call("input_norm", kit.norm(tokens))
-    yield from kit.quantize("qkv_quantize", "attention", call, tokens, float(hidden))
     yield call("qkv_proj", kit.gemm("attention", tokens, qkv, hidden))
     yield call("rope_and_cache", kit.memory_pass(tokens * qkv * 2 * ACTIVATION_BYTES))
     common = {
@@ -72,9 +71,6 @@ def grouped_query(
             common | _generation_shape(work, cp) | {"window_tokens": attention.window_tokens / cp},
         )
         yield from _generation(kit, call, Group(cp, tp), work, time, heads * attention.v_head_dim)
-    yield from kit.quantize(
-        "output_quantize", "attention", call, tokens, heads * attention.v_head_dim
-    )
     yield call("output_proj", kit.gemm("attention", tokens, hidden, heads * attention.v_head_dim))
 
 
@@ -94,7 +90,6 @@ def latent(
         return Call(name, module, LAYER, g, time, shapes.index)
 
     yield call("input_norm", kit.norm(tokens))
-    yield from kit.quantize("latent_quantize", "attention", call, tokens, float(hidden))
     if attention.q_lora_rank:
         down = kit.gemm("attention", tokens, attention.q_lora_rank + latent, hidden)
         yield call("latent_down_proj", down)
@@ -130,9 +125,6 @@ def latent(
             {"heads": heads, **_generation_shape(work, cp)},
         )
         yield from _generation(kit, call, Group(cp, tp), work, time, heads * attention.kv_lora_rank)
-    yield from kit.quantize(
-        "output_quantize", "attention", call, tokens, heads * attention.v_head_dim
-    )
     yield call("output_proj", kit.gemm("attention", tokens, hidden, heads * attention.v_head_dim))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,19 +87,6 @@ class ModuleKit:
     def norm(self, tokens: FloatArray) -> OperatorTime:
         """Residual add and norm in one pass: two streams read, two written."""
         return self.memory_pass(tokens * self.model.hidden * 4 * ACTIVATION_BYTES)
-
-    def quantize(
-        self,
-        name: str,
-        module: str,
-        call: Callable[[str, OperatorTime], Call],
-        tokens: FloatArray,
-        width: object,
-    ) -> Iterator[Call]:
-        """Activations quantized on the way into a low-precision product: bf16 in, one byte out."""
-        if self.peak(module) != "bf16":
-            moved = tokens * np.asarray(width) * (ACTIVATION_BYTES + 1.0)
-            yield call(name, self.memory_pass(moved))
 
 
 def rank_tokens(work: StepWork, cp: FloatArray) -> FloatArray:

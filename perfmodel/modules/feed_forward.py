@@ -46,11 +46,9 @@ def dense(
 
     if not ffn.is_moe:
         yield call("norm", kit.norm(tokens))
-    yield from kit.quantize("quantize", "ffn", call, tokens, float(hidden))
     up = (ffn.matrices - 1) * width / tp
     yield call("up_proj", kit.gemm("ffn", tokens, up, hidden))
     yield call("activation", kit.memory_pass(tokens * (up + width / tp) * ACTIVATION_BYTES))
-    yield from kit.quantize("down_quantize", "ffn", call, tokens, width / tp)
     yield call("down_proj", kit.gemm("ffn", tokens, hidden, width / tp))
 
 

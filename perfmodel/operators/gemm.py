@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from perfmodel.database.grid import RatioTable
 from perfmodel.operators.base import OperatorModel, Roofline
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS
+
+if TYPE_CHECKING:
+    import polars as pl
 
 # A format's efficiency stands in for another's in this order.
 _STAND_INS = ("bf16", "fp8", "fp8_block", "nvfp4")
@@ -22,9 +26,42 @@ class Gemm(OperatorModel):
         """2mnk operations; weights, inputs and outputs each moved once."""
         return gemm_roofline(self.device, categories["dtype"], shape["m"], shape["n"], shape["k"])
 
+    def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
+        """Per-tensor fp8 checkpoints have static scales, and the cast is fused upstream.
+
+        The tables' linear layers find scales and cast on the fly. What that costs shows in the
+        thinnest product of the same input, where it is nearly all there is: its excess over the
+        bf16 one is taken off.
+        """
+        if categories["dtype"] == "fp8":
+            everything = self.store.table(self.device.name, rows["engine"][0], self.family)
+            assert everything is not None
+            rows = _without_quantization(rows, self._select(everything, {"dtype": "bf16"}))
+        return super()._grid(rows, categories)
+
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """The same device's other formats: their share of the roofline carries over."""
         return [{"dtype": name} for name in _STAND_INS if name != categories["dtype"]]
+
+
+LEAST_PRODUCT = 0.2
+"""Of a dynamic layer's time, the product itself takes at least this share."""
+
+
+def _without_quantization(rows: pl.DataFrame, bf16: pl.DataFrame) -> pl.DataFrame:
+    """Rows of a dynamic format less the excess of their thinnest product over bf16's."""
+    import polars as pl
+
+    thinnest = rows["n"].min()
+    thin = rows.filter(pl.col("n") == thinnest).select("m", "k", thin="time_s")
+    reference = bf16.filter(pl.col("n") == thinnest).select("m", "k", reference="time_s")
+    excess = thin.join(reference, on=["m", "k"]).select(
+        "m", "k", excess=(pl.col("thin") - pl.col("reference")).clip(0.0)
+    )
+    less = pl.col("time_s") - pl.col("excess").fill_null(0.0)
+    # Noise in two thin products must not leave a fat one for nothing.
+    less = pl.max_horizontal(less, LEAST_PRODUCT * pl.col("time_s"))
+    return rows.join(excess, on=["m", "k"], how="left").with_columns(time_s=less).drop("excess")
 
 
 def gemm_roofline(device: Any, dtype: str, m: Any, n: Any, k: Any) -> Roofline:

@@ -90,7 +90,7 @@ def test_one_device_holds_every_weight_once(model: ModelArchitecture) -> None:
         (GPT_OSS, "attn:TP8 ffn:TP2EP4", 8),
         (DEEPSEEK, "attn:TP16 ffn:TP1EP16", 16),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_shards_add_up_to_the_model(model: ModelArchitecture, layout: str, devices: int) -> None:
     total = devices * weights(model, layout)
@@ -117,6 +117,8 @@ def test_every_layer_lies_on_one_stage() -> None:
             sizes = {sum(stage.counts) for stage in kinds}
             assert max(sizes) - min(sizes) <= 1
             assert max(sizes) == -(-model.layers // pp)
+            # The last one, which also holds the LM head, has the fewest.
+            assert sum(kinds[-1].counts) == model.layers // pp
 
 
 @given(power, power)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from perfmodel.architecture import load_model
 from perfmodel.layout import Layouts, parse_layout
+from perfmodel.operators.attention import causal_area
 from perfmodel.phases import continuous, decode, mixed_work, prefill
 from perfmodel.step import StepModel
 from perfmodel.traffic import Lengths, Traffic
@@ -184,6 +185,13 @@ def test_a_mixed_iteration_carries_the_whole_chunk(chunk: int, hit: float) -> No
         seen = work.prefill_tokens + work.prefix_tokens
         assert seen.item() <= traffic.inputs.mean + 1e-6
         assert work.prefix_tokens.item() >= -1e-6
+
+
+@pytest.mark.parametrize("chunk", [250, 500, 1000, 2000])
+def test_chunks_see_on_average_what_the_whole_prompt_sees(chunk: int) -> None:
+    work = mixed_work(FIXED, 32, chunk)
+    area = causal_area(work.prefill_tokens, work.prefix_tokens).item()
+    assert area * 2000 / chunk == pytest.approx(float(causal_area(2000.0)))
 
 
 def test_mixed_iterations_are_the_longer_ones(step: StepModel) -> None:

@@ -108,6 +108,18 @@ def test_a_group_across_hosts_pays_the_slow_links_share(toy: Collectives, kind: 
     assert across >= share / SLOW.bandwidth_bytes_per_s
 
 
+def test_outer_levels_carry_each_inner_groups_share(toy: Collectives) -> None:
+    message = 2.0**30
+    inside, across = (toy.all_reduce(group(n), message).seconds.item() for n in (8, 32))
+    outer = float(ring_all_reduce_s(SLOW, 4, message / 8))
+    assert across - inside == pytest.approx(outer)
+    for kind in ("all_gather", "reduce_scatter"):
+        inside, across = (run(kind, toy, group(n), message).seconds.item() for n in (8, 32))
+        # Each device takes in three quarters of its eighth of the tensor, in two steps.
+        outer = message / 8 * 3 / 4 / SLOW.bandwidth_bytes_per_s / NETWORK_EFFICIENCY
+        assert across - inside == pytest.approx(outer + 2 * SLOW.latency_s)
+
+
 @EACH
 def test_hierarchy_beats_a_flat_network_and_loses_to_a_flat_fast_domain(
     store: PerfStore, kind: str
@@ -181,6 +193,16 @@ def test_dispatch_sends_a_token_to_each_domain_at_most_once(
     copies = time.floor_s.item() / payload
     assert copies <= min(top_k, size - 1) + 1e-9
     assert copies == pytest.approx((size - 1) * (1 - (1 - 1 / size) ** top_k), rel=1e-6)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 8])
+@pytest.mark.parametrize("hosts", [2, 4, 16])
+def test_dispatch_over_packed_hosts_leaves_each_once_per_host(top_k: int, hosts: int) -> None:
+    free = replace(TOY, links=(replace(FAST, bandwidth_bytes_per_s=1e30), SLOW))
+    collectives = Collectives(free, "trtllm", PerfStore(shipped=False))
+    floor = collectives.dispatch(group(8 * hosts), 2048.0, 1000.0, top_k).floor_s.item()
+    copies = floor * SLOW.bandwidth_bytes_per_s / (2048.0 * 1000.0)
+    assert copies == pytest.approx((hosts - 1) * (1 - (1 - 1 / hosts) ** top_k))
 
 
 @pytest.mark.parametrize(
