@@ -74,7 +74,8 @@ def attempt(function: Any, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except (Exception, SystemExit) as error:
-        return {"error": f"{type(error).__name__}: {error}"}
+        message = str(error).split(" at /")[0]  # without paths of this machine
+        return {"error": f"{type(error).__name__}: {message}"}
 
 
 def answer(query: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:

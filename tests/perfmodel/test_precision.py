@@ -52,6 +52,14 @@ def test_weight_only_forms_multiply_in_bf16() -> None:
     assert fp8.with_bf16_activations().kv == "fp8"
 
 
+def test_mxfp4_meets_mxfp8_activations_where_tensor_cores_take_4_bits() -> None:
+    stored = Precision(experts="mxfp4")
+    assert stored.on(load_device("b200_sxm").peak_flops_per_s).experts == "mxfp4_mxfp8"
+    assert stored.on(load_device("h100_sxm").peak_flops_per_s).experts == "mxfp4"
+    bf16 = stored.with_bf16_activations()
+    assert bf16.on(load_device("b200_sxm").peak_flops_per_s).experts == "mxfp4_weight_only"
+
+
 def test_spelling() -> None:
     assert str(Precision("fp8", "fp8", "fp8", "bf16")) == "weights:fp8 kv:bf16"
     assert str(Precision(experts="mxfp4")) == "attention:bf16 ffn:bf16 experts:mxfp4 kv:bf16"
