@@ -99,6 +99,8 @@ class OperatorModel(ABC):
             log2 distance in each.
         efficiency: fractions of the compute, memory and link roofline reached where
             nothing was measured.
+        floor_is_exact: the roofline holds for every shape; False where it is an expectation,
+            as of experts reached under balanced routing.
         launch_s: least time of a kernel where nothing was measured.
     """
 
@@ -107,6 +109,7 @@ class OperatorModel(ABC):
     slices: ClassVar[Mapping[str, float]] = {}
     efficiency: ClassVar[Roofline] = TYPICAL
     launch_s: ClassVar[float] = 3e-6
+    floor_is_exact: ClassVar[bool] = True
 
     device: Device
     engine: str
@@ -167,7 +170,6 @@ class OperatorModel(ABC):
         else:
             seconds, measured = self._interpolate(loaded[0], categories, arrays, full)
             kind = np.where(measured & loaded[1], Kind.MEASURED, Kind.EXTRAPOLATED)
-            # A benchmark may find its operands in cache; a step in service does not.
             seconds = np.maximum(seconds, floor)
         bound = _bound(floors, seconds, full)
         return OperatorTime(seconds, kind.astype(np.uint8), bound, floor)
@@ -236,11 +238,17 @@ class OperatorModel(ABC):
         columns = {name: rows[name].to_numpy().astype(float) for name in names}
         floor = np.broadcast_to(largest(self.roofline(categories, columns)), (len(rows),))
         table_axes = self.coordinates(columns)
+        ratio = rows["time_s"].to_numpy().astype(float) / floor
+        # A benchmark that beats the roofline found its operands in cache. A step in service does
+        # not: such a point says nothing, and its neighbours stand in for it.
+        sound = (ratio >= 1.0) | (not self.floor_is_exact)
+        if not sound.any():
+            ratio, sound = np.ones(len(rows)), np.ones(len(rows), dtype=bool)
         return RatioTable.build(
-            keys=_columns(columns, self.slices, len(rows)),
+            keys=_columns(columns, self.slices, len(rows))[sound],
             weights=list(self.slices.values()),
-            coordinates=_columns(table_axes, self.axes, len(rows)),
-            ratio=rows["time_s"].to_numpy().astype(float) / floor,
+            coordinates=_columns(table_axes, self.axes, len(rows))[sound],
+            ratio=ratio[sound],
         )
 
 

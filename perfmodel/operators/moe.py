@@ -34,6 +34,7 @@ class RoutedExperts(OperatorModel):
     }
     efficiency: ClassVar[Roofline] = Roofline(0.5, 0.7, 1.0)
     launch_s: ClassVar[float] = 1e-5
+    floor_is_exact: ClassVar[bool] = False
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
         """Balanced routing: each device takes 1/ep of the token-expert pairs.
