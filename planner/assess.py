@@ -55,6 +55,7 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         capacity_qps=capacity,
         ttft=ttft,
         ttit_mean_s=ttit,
+        ttit_at_load_s=_ttit_at_load(space, last, qps),
         ttit_slo_s=ttit_at,
         e2e_mean_s=ttft.mean_s + outputs.mean * ttit,
         qps_per_usd_hour=qps / price,
@@ -64,6 +65,26 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         usd_per_thousand_requests=price / requests_per_hour * 1e3,
         usd_per_hour_per_qps_at_scale=_at_scale(choice),
     )
+
+
+def _ttit_at_load(space: Space, pool: Pool, qps: float) -> float:
+    """Mean time between tokens at a demand: sequences in flight by Little's law, s.
+
+    The batch is the smallest of the grid that holds `qps * OSL * ttit(batch)` sequences.
+    """
+    one = pool.one
+    layout = one.layouts[one.layout]
+    batches = np.unique(space.axes(one.role).batch)
+    batches = batches[batches <= one.batch[0]]
+    step, traffic = space.step_model(one.offer, one.precision), space.problem.traffic
+    if one.role == "decode":
+        ttit = phases.decode(step, layout, traffic, batches).ttit_s[0]
+    else:
+        chunk = np.full_like(batches, one.chunk[0])
+        ttit = phases.continuous(step, layout, traffic, batches, chunk).ttit_s[0]
+    slots = batches * (float(one.slots[0]) / float(one.batch[0])) * pool.replicas
+    enough = slots >= qps * traffic.outputs.mean * ttit
+    return float(ttit[int(enough.argmax())] if enough.any() else ttit[-1])
 
 
 def _at_scale(choice: Choice) -> float:

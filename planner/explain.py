@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -54,7 +53,9 @@ def explain_plan(
         space = Space(resolve(query, search_path))
         pools = [_pool(space, pool) for pool in fleet["pools"]]
         qps = float(fleet["qps"])
-    except (KeyError, TypeError, ValidationError) as error:
+    except InputError:
+        raise
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{source}: not a complete plan: {error}") from None
     moving = 0.0
     if len(pools) == 2:

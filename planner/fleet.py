@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import product
+from itertools import pairwise, product
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from ortools.sat.python import cp_model
 
 
@@ -32,6 +34,15 @@ def hosts_needed(replicas: Mapping[int, int], host_devices: int) -> int:
     return whole + _pack(tuple(sorted(small.items())), host_devices)
 
 
+def pool_hosts(world: ArrayLike, replicas: ArrayLike, host_devices: int) -> NDArray[np.int64]:
+    """Hosts that equal replicas alone need: `hosts_needed` of one size, over arrays."""
+    world, replicas = np.asarray(world), np.asarray(replicas)
+    per_host = np.maximum(host_devices // world, 1)
+    small = -(-replicas // per_host)
+    large = replicas * -(-world // host_devices)
+    return np.asarray(np.where(world <= host_devices, small, large))
+
+
 @lru_cache(maxsize=65536)
 def _pack(items: tuple[tuple[int, int], ...], host_devices: int) -> int:
     """Fewest hosts for replicas of at most a host: how many hosts take which pattern."""
@@ -40,12 +51,12 @@ def _pack(items: tuple[tuple[int, int], ...], host_devices: int) -> int:
         return 0
     total = sum(world * count for world, count in items)
     bound = -(-total // host_devices)
-    largest = max(world for world, _ in items)
     # Sizes that divide one another and the host leave no gaps.
-    if host_devices % largest == 0 and all(largest % world == 0 for world, _ in items):
+    if all(b % a == 0 for a, b in pairwise([*(world for world, _ in items), host_devices])):
         return bound
     if len(items) == 1:
-        return -(-items[0][1] // (host_devices // largest))
+        world, count = items[0]
+        return -(-count // (host_devices // world))
     ranges = [range(min(host_devices // world, count) + 1) for world, count in items]
     patterns = [
         pattern

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
+from perfmodel import phases
 from perfmodel.breakdown import breakdown
 from perfmodel.errors import InputError
 from perfmodel.layout import Layouts, format_layout
@@ -18,12 +21,14 @@ from perfmodel.memory import TERMS, replica_memory
 from perfmodel.operators import Bound
 from perfmodel.units import format_bytes, format_time
 from perfmodel.work import StepWork
-from planner.candidates import Candidates
+from planner.candidates import Candidates, Role
 from planner.pairing import cheapest_fleets, rank
 from planner.problem import Offer, Problem, supported
 from planner.query import Slo, Target
 from planner.search import SearchResult
 from planner.sweep import Space
+
+FloatArray = NDArray[np.float64]
 
 
 class InfeasibleError(InputError):
@@ -42,7 +47,7 @@ def explain_infeasible(space: Space, result: SearchResult) -> InfeasibleError:
         and all(any(len(c) for c in result.candidates if c.role == role) for role in roles)
     ]
     if served:
-        return InfeasibleError(_explain_sizing(problem, result))
+        return InfeasibleError(_explain_sizing(space, result))
     if not any(f.count("memory (one sequence)") for f in result.funnels):
         return InfeasibleError(_explain_memory(space))
     if not any(f.count("memory") for f in result.funnels if f.count("evaluated")) and any(
@@ -123,59 +128,83 @@ def _structural(space: Space, offer: Offer) -> Layouts:
 def _explain_latency(space: Space) -> str:
     """The lowest latencies any layout reaches on an idle system, against the targets."""
     relaxed = _with_slo(space, Slo())
-    problem = space.problem
     lines = []
-    slo = problem.slo
+    slo = space.problem.slo
     if slo.ttit is not None:
-        reached = _least_ttit(relaxed)
+        reached = _least_ttit(relaxed, slo.ttit)
         if reached is not None and reached[0] > slo.ttit.seconds:
             seconds, text = reached
             lines.append(
                 f"TTIT {format_time(slo.ttit.seconds)} ({slo.ttit.statistic}) is below "
                 f"{format_time(seconds)}, the least any layout reaches: {text}. "
-                f"Smallest feasible: ttit: {_ms(seconds)}"
+                f"Smallest feasible: ttit: {_spelled(slo.ttit, seconds)}"
             )
+            # What else is impossible, is so beside this relaxation too.
+            slo = slo.model_copy(update={"ttit": _at(slo.ttit, _rounded(seconds))})
     if slo.ttft is not None:
-        least = _least_ttft(relaxed)
+        least = _least_ttft(relaxed, slo.ttft)
         if least is not None and least[0] > slo.ttft.seconds:
             seconds, text = least
-            reachable = _reachable_ttft(space, seconds)
-            smallest = f"Feasible with queueing: ttft: {_ms(reachable)}" if reachable else ""
             lines.append(
                 f"TTFT {format_time(slo.ttft.seconds)} ({slo.ttft.statistic}) is below "
                 f"{format_time(seconds)}, the least any layout reaches on an idle system: {text}. "
-                + smallest
+                + _suggestion(space, slo, "ttft", seconds)
             )
-    if slo.e2e is not None and not lines:
+    if not lines and slo.e2e is not None:
         lines.append(
             f"end-to-end {format_time(slo.e2e.seconds)} is below what any layout reaches "
-            "together with the other targets"
+            f"together with the other targets. {_suggestion(space, slo, 'e2e')}"
         )
     if not lines:
         lines.append(
             "the latency targets are each reachable, but no configuration reaches them together "
-            "under the chosen runtimes; allow both runtimes or relax one target"
+            f"under the chosen runtimes. {_suggestion(space, slo, 'ttft')}"
         )
-    return "SLO: " + "\nSLO: ".join(lines)
+    return "SLO: " + "\nSLO: ".join(line.rstrip() for line in lines)
 
 
-def _ms(seconds: float) -> str:
-    """A latency as a query spells it, rounded up."""
-    return f"{math.ceil(seconds * 1e5) / 100:g}ms"
+def _rounded(seconds: float) -> float:
+    """A latency rounded up to what a query would say."""
+    return math.ceil(seconds * 1e5) / 1e5
 
 
-def _reachable_ttft(space: Space, least_s: float) -> float | None:
-    """The tightest of a few TTFT targets, from the idle latency up, that some fleet meets."""
-    slo = space.problem.slo
-    relaxed = _with_slo(space, slo.model_copy(update={"ttft": None}))
+def _spelled(target: Target, seconds: float) -> str:
+    """A target as a query spells it, rounded up."""
+    time = f"{_rounded(seconds) * 1e3:g}ms"
+    return time if target.percentile is None else f"{{{target.statistic}: {time}}}"
+
+
+def _at(target: Target, seconds: float) -> Target:
+    return target.model_copy(update={"seconds": seconds})
+
+
+def _suggestion(space: Space, slo: Slo, name: str, least_s: float = 0.0) -> str:
+    """The tightest `ttft` or `e2e` that a fleet meets under load, the other targets kept."""
+    target: Target | None = getattr(slo, name)
+    if target is None:
+        return ""
+    relaxed = _with_slo(space, slo.model_copy(update={name: None}))
     idle = [relaxed.sweep(role, *pair)[0] for pair in relaxed.pairs() for role in relaxed.roles]
-    for factor in (1.02, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0, 10.0):
-        seconds = math.ceil(least_s * factor * 1e5) / 1e5
-        target = Target(seconds=seconds, percentile=slo.ttft.percentile if slo.ttft else None)
-        problem = replace(space.problem, slo=slo.model_copy(update={"ttft": target}))
-        if cheapest_fleets(problem, idle, problem.qps or MINIMAL_QPS):
-            return seconds
-    return None
+
+    def served(seconds: float) -> bool:
+        aimed = slo.model_copy(update={name: _at(target, seconds)})
+        problem = replace(space.problem, slo=aimed)
+        return bool(cheapest_fleets(problem, idle, problem.qps or MINIMAL_QPS))
+
+    low = max(least_s, target.seconds)
+    high = low * 1.05
+    while not served(high):
+        low, high = high, high * 1.5
+        if high > LONGEST * target.seconds:
+            return ""
+    while high > low * 1.01:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if served(middle) else (middle, high)
+    return f"Feasible under load: {name}: {_spelled(target, high)}"
+
+
+LONGEST = 1e3
+"""Times a target is relaxed at most, in search of a feasible one."""
 
 
 def _with_slo(space: Space, slo: Slo) -> Space:
@@ -183,18 +212,20 @@ def _with_slo(space: Space, slo: Slo) -> Space:
     return Space(replace(space.problem, slo=slo, query=query), space.store)
 
 
-def _least_ttit(space: Space) -> tuple[float, str] | None:
-    """The lowest TTIT at batch 1, and what it is spent on."""
+def _least_ttit(space: Space, target: Target) -> tuple[float, str] | None:
+    """The lowest TTIT of any configuration at the target's statistic, and what it is spent on."""
     traffic = space.problem.traffic
     best: tuple[float, Offer, Candidates] | None = None
-    role = "decode" if "decode" in space.roles else "continuous"
+    role: Role = "decode" if "decode" in space.roles else "continuous"
     for offer, precision in space.pairs():
-        found, _ = space.sweep(role, offer, precision)  # type: ignore[arg-type]
-        if len(found):
-            index = int(found.ttit_s.argmin())
-            seconds = float(found.ttit_s[index])
-            if best is None or seconds < best[0]:
-                best = (seconds, offer, found.take(np.array([index])))
+        found, _ = space.sweep(role, offer, precision)
+        if len(found) == 0:
+            continue
+        found = found.take(np.argsort(found.ttit_s, kind="stable")[:SHORTLIST])
+        at = _ttit_at(space, found, target)
+        index = int(at.argmin())
+        if best is None or at[index] < best[0]:
+            best = (float(at[index]), offer, found.take(np.array([index])))
     if best is None:
         return None
     seconds, offer, one = best
@@ -219,6 +250,28 @@ def _least_ttit(space: Space) -> tuple[float, str] | None:
     )
 
 
+SHORTLIST = 256
+"""Configurations of the lowest mean TTIT among which the lowest percentile is sought."""
+
+
+def _ttit_at(space: Space, pool: Candidates, target: Target) -> FloatArray:
+    """Each candidate's TTIT at the target's statistic."""
+    if target.percentile is None:
+        return pool.ttit_s
+    step, traffic = space.step_model(pool.offer, pool.precision), space.problem.traffic
+    found = np.empty(len(pool))
+    for layout in np.unique(pool.layout):
+        rows = np.flatnonzero(pool.layout == layout)
+        one = pool.layouts[np.array([layout])]
+        batch, chunk = pool.batch[rows], pool.chunk[rows]
+        if pool.role == "decode":
+            found[rows] = phases.decode(step, one, traffic, batch, target.percentile).ttit_slo_s[0]
+        else:
+            mixed = phases.continuous(step, one, traffic, batch, chunk)
+            found[rows] = mixed.ttit_at(target.percentile)[0]
+    return found
+
+
 def _streaming_floor(space: Space, offer: Offer, one: Candidates) -> float:
     from spaces.constraints import least_latency_s
 
@@ -228,16 +281,21 @@ def _streaming_floor(space: Space, offer: Offer, one: Candidates) -> float:
     return float(ttit[0])
 
 
-def _least_ttft(space: Space) -> tuple[float, str] | None:
-    """The lowest idle first-token latency at the mean over inputs."""
+def _least_ttft(space: Space, target: Target) -> tuple[float, str] | None:
+    """The lowest idle first-token latency at the target's statistic over inputs."""
     weights = np.array(space.problem.traffic.inputs.weights)
     best: tuple[float, str] | None = None
-    role = "prefill" if "prefill" in space.roles else "continuous"
-    for offer, precision in space.pairs():
-        found, _ = space.sweep(role, offer, precision)  # type: ignore[arg-type]
+    roles = [role for role in space.roles if role != "decode"]
+    for role, (offer, precision) in product(roles, space.pairs()):
+        found, _ = space.sweep(role, offer, precision)
         if len(found) == 0:
             continue
         latency = found.latency_s @ weights
+        if target.percentile is not None:
+            order = np.argsort(found.latency_s, axis=1)
+            within = np.cumsum(weights[order], axis=1) >= target.percentile / 100.0 - 1e-12
+            first = np.take_along_axis(order, within.argmax(axis=1)[:, None], axis=1)
+            latency = np.take_along_axis(found.latency_s, first, axis=1)[:, 0]
         index = int(latency.argmin())
         if best is None or latency[index] < best[0]:
             text = (
@@ -247,16 +305,19 @@ def _least_ttft(space: Space) -> tuple[float, str] | None:
     return best
 
 
-def _explain_sizing(problem: Problem, result: SearchResult) -> str:
+def _explain_sizing(space: Space, result: SearchResult) -> str:
     """Configurations exist, but no number of replicas in the inventory is enough."""
+    problem = space.problem
     unlimited = [replace(c, offer=replace(c.offer, inventory=None)) for c in result.candidates]
     qps = problem.qps or MINIMAL_QPS
     choices = cheapest_fleets(problem, unlimited, qps)
     if not choices:
+        ways = (_suggestion(space, problem.slo, name) for name in ("ttft", "e2e"))
         return (
             "SLO: configurations meet the targets on an idle system, but with waiting and cache "
-            "transfer none does at any number of replicas. Relax the TTFT target slightly, or "
-            "set workload.arrivals: steady if requests are paced."
+            "transfer none does at any number of replicas. "
+            f"{next(filter(None, ways), 'Relax several targets')} (paced requests wait less: "
+            "workload.arrivals: steady)"
         )
     inventory = {o.device.name: o.inventory for o in problem.offers}
     best = None

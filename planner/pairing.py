@@ -17,7 +17,7 @@ from perfmodel.operators.collective import NETWORK_EFFICIENCY
 from planner import sizing
 from planner.candidates import Candidates
 from planner.dominance import nondominated, reduce_decode
-from planner.fleet import hosts_needed
+from planner.fleet import hosts_needed, pool_hosts
 from planner.problem import Offer, Problem
 
 FloatArray = NDArray[np.float64]
@@ -99,7 +99,15 @@ def make_choice(pools: Sequence[Pool], transfer_s: float = 0.0) -> Choice | None
 
 def least_usd_per_hour(offer: Offer, devices: FloatArray | IntArray) -> FloatArray:
     """Price of the whole hosts that so many devices need at least; infinite beyond inventory."""
-    hosts = np.ceil(np.asarray(devices, dtype=float) / offer.host_devices)
+    return _price_of_hosts(offer, np.ceil(np.asarray(devices, dtype=float) / offer.host_devices))
+
+
+def pool_usd_per_hour(offer: Offer, world: IntArray, replicas: FloatArray | IntArray) -> FloatArray:
+    """Price of the whole hosts that pools take, each alone; infinite beyond inventory."""
+    return _price_of_hosts(offer, pool_hosts(world, replicas, offer.host_devices))
+
+
+def _price_of_hosts(offer: Offer, hosts: FloatArray | IntArray) -> FloatArray:
     price = hosts * offer.host_devices * offer.usd_per_device_hour
     if offer.inventory is not None:
         price = np.where(hosts * offer.host_devices > offer.inventory, np.inf, price)
@@ -115,7 +123,7 @@ def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | 
     if len(pool) == 0:
         return None
     offer = pool.offer
-    bound = least_usd_per_hour(offer, sizing.least_replicas(problem, pool, qps) * pool.world)
+    bound = pool_usd_per_hour(offer, pool.world, sizing.least_replicas(problem, pool, qps))
     order = np.argsort(bound, kind="stable")
     order = order[np.isfinite(bound[order])]
     best: tuple[tuple[float, float], Choice] | None = None
@@ -141,9 +149,9 @@ def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | 
 
 def _cheapest_first(offer: Offer, part: Candidates, replicas: IntArray) -> Iterable[Choice]:
     reachable = replicas != sizing.UNREACHABLE
-    devices = np.where(reachable, replicas, 0) * part.world
-    price = np.where(reachable, least_usd_per_hour(offer, devices), np.inf)
-    capacity = part.qps * np.where(reachable, replicas, 0)
+    counts = np.where(reachable, replicas, 0)
+    price = np.where(reachable, pool_usd_per_hour(offer, part.world, counts), np.inf)
+    capacity = part.qps * counts
     for index in np.lexsort((-capacity, price)):
         if not np.isfinite(price[index]):
             return
@@ -197,7 +205,8 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     """Decode candidates sized for the demand, without those that another makes needless.
 
     To a prefill pool the decode side matters by its devices, by how long admission and
-    transfer take, and (with an end-to-end objective) by its time between tokens.
+    transfer take, and (with an end-to-end objective) by its time between tokens. Where replicas
+    leave gaps in a host, smaller ones may share it better: then their size matters too.
     """
     replicas = sizing.replicas_for_slots(problem, pool, qps)
     reachable = replicas != sizing.UNREACHABLE
@@ -207,6 +216,8 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     columns = [(replicas * pool.world).astype(float), admission, -pool.shards]
     if problem.slo.e2e is not None:
         columns.append(pool.ttit_s)
+    if pool.offer.host_devices & (pool.offer.host_devices - 1):
+        columns.append(pool.world)
     kept = nondominated(np.stack(columns, axis=1))
     return _SizedDecode(pool.take(kept), replicas[kept], admission[kept])
 
@@ -312,7 +323,7 @@ def _best_pair(
             choice = make_choice(pools, float(moving[i, j]))
             if choice is not None:
                 key = (choice.usd_per_hour, key[1])
-                if best is None or key < best[:2]:
+                if key[0] < limit and (best is None or key < best[:2]):
                     best = (*key, choice)
         start += size
         size = min(size * 2, BLOCK // max(len(open_), 1))

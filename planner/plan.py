@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,8 @@ class FleetPlan:
 
     Attributes:
         kind: continuous, disaggregated (one device type) or heterogeneous.
+        ttit_mean_s: with every slot taken: what the SLO is held against.
+        ttit_at_load_s: at the demand, with as many sequences in flight as it keeps.
         capacity_qps: of its weaker pool at full load, without regard to queueing.
         usd_per_hour_per_qps_at_scale: price of each request/s in a fleet so large that whole
             replicas, whole hosts and queueing no longer count.
@@ -109,6 +111,7 @@ class FleetPlan:
     capacity_qps: float
     ttft: TtftPlan
     ttit_mean_s: float
+    ttit_at_load_s: float
     ttit_slo_s: float | None
     e2e_mean_s: float
     qps_per_usd_hour: float
@@ -190,17 +193,16 @@ def write_plan(plan: Plan, path: Path) -> None:
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     else:
         text = json.dumps(data, indent=2) + "\n"
-    temporary = ""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=f".{path.name}.", delete=False, encoding="utf-8"
-        ) as file:
-            temporary = file.name
-            file.write(text)
-        Path(temporary).replace(path)
+        if path.exists() and not path.is_file():  # a pipe or terminal, which nothing replaces
+            path.write_text(text, encoding="utf-8")
+            return
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
     except OSError as error:
-        if temporary and os.path.exists(temporary):  # noqa: PTH110
-            os.unlink(temporary)  # noqa: PTH108
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
 

@@ -95,10 +95,15 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
             f"{model.name} accepts at most {model.max_context_tokens:,}",
             field="workload",
         )
+    offers = tuple(_offer(choice, i, search_path) for i, choice in enumerate(query.devices))
+    names = [offer.device.name for offer in offers]
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise ConfigError(f"{name} is given twice", field=f"devices.{position}")
     return Problem(
         query=query,
         model=model,
-        offers=tuple(_offer(choice, i, search_path) for i, choice in enumerate(query.devices)),
+        offers=offers,
         engine=engine_profile(query.engine),
         traffic=Traffic(workload.input_tokens, workload.output_tokens, workload.prefix_cache_hit),
         slo=query.slo,

@@ -76,7 +76,7 @@ def _read_lengths(value: Any) -> Any:
     if isinstance(value, Lengths):
         return value
     if isinstance(value, dict) and set(value) == {"tokens", "weights"}:
-        return Lengths.from_histogram(value["tokens"], value["weights"])
+        return _read_histogram(value["tokens"], value["weights"])
     if isinstance(value, dict):
         points = {_percentile(k): parse_quantity(v, "tokens") for k, v in value.items()}
         return Lengths.from_percentiles(points)
@@ -84,6 +84,16 @@ def _read_lengths(value: Any) -> Any:
     if tokens < 1:
         raise ValueError(f"expected at least one token, got {value!r}")
     return Lengths.fixed(tokens)
+
+
+def _read_histogram(tokens: Any, weights: Any) -> Lengths:
+    if not (isinstance(tokens, list) and isinstance(weights, list)):
+        raise ValueError("expected lists, such as {tokens: [500, 2000], weights: [0.7, 0.3]}")
+    for weight in weights:
+        number = isinstance(weight, int | float) and not isinstance(weight, bool)
+        if not (number and 0 <= weight < float("inf")):
+            raise ValueError(f"expected weights as numbers from zero up, got {weight!r}")
+    return Lengths.from_histogram([parse_quantity(t, "tokens") for t in tokens], weights)
 
 
 LatencyTarget = Annotated[Target, BeforeValidator(_read_target)]
@@ -130,9 +140,14 @@ class Workload(_Strict):
 class Slo(_Strict):
     """Latency objectives; each a time (`200ms`: the mean) or one statistic (`{p99: 200ms}`)."""
 
-    ttft: LatencyTarget | None = Field(default=None, description="Time to first token.")
+    ttft: LatencyTarget | None = Field(
+        default=None,
+        description="Time to first token: a time with its unit (`200ms`: the mean) or one "
+        "statistic (`{p99: 200ms}`).",
+    )
     ttit: LatencyTarget | None = Field(
-        default=None, description="Time to incremental token (TPOT, ITL)."
+        default=None,
+        description="Time to incremental token (TPOT, ITL), in the same forms.",
     )
     e2e: LatencyTarget | None = Field(
         default=None, description="Whole request: TTFT and all output tokens; a mean."
@@ -150,7 +165,10 @@ class DeviceChoice(_Strict):
 
     name: str = Field(description="Shipped name, or path to a device YAML file.")
     usd_per_device_hour: float | None = Field(
-        default=None, gt=0, description="Price; the shipped price list's default if not given."
+        default=None,
+        gt=0,
+        allow_inf_nan=False,
+        description="Price; the shipped price list's default if not given.",
     )
     inventory: int | None = Field(
         default=None, ge=1, description="Devices at hand at most; unlimited if not given."
@@ -160,6 +178,13 @@ class DeviceChoice(_Strict):
         ge=1,
         description="Devices rented together; the device file's host if not given.",
     )
+
+    @field_validator("usd_per_device_hour", "inventory", "host_devices", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"expected a number, got {value!r}")
+        return value
 
 
 def _read_device(value: Any) -> Any:
@@ -171,15 +196,19 @@ class PrecisionChoice(_Strict):
 
     weights: tuple[str, ...] = Field(
         default=("native",),
+        min_length=1,
         description="`native` (the checkpoint's own) or of: " + ", ".join(FORMATS),
     )
     activations: tuple[Literal["auto", "bf16"], ...] = Field(
         default=("auto",),
+        min_length=1,
         description="`auto`: as the weight format multiplies; `bf16`: fp8 or int8 weights are "
         "expanded and multiplied in bf16.",
     )
     kv: tuple[Literal["native", "bf16", "fp8"], ...] = Field(
-        default=("native",), description="KV cache: `native` (the checkpoint's own), bf16, fp8."
+        default=("native",),
+        min_length=1,
+        description="KV cache: `native` (the checkpoint's own), bf16, fp8.",
     )
 
     @field_validator("weights", "activations", "kv", mode="before")
@@ -230,6 +259,7 @@ class Query(_Strict):
     )
     runtime: tuple[Runtime, ...] = Field(
         default=("continuous", "disaggregated"),
+        min_length=1,
         description="`continuous`, `disaggregated`, or both (a list, or `both`).",
     )
     engine: str = Field(

@@ -118,7 +118,7 @@ def _latency(plan: Plan) -> RenderableType:
     text = f"TTIT {format_time(best.ttit_mean_s)} mean"
     if statistic != "mean" and best.ttit_slo_s is not None:
         text += f", {format_time(best.ttit_slo_s)} at {statistic}"
-    lines.append(text + " (every slot taken)")
+    lines.append(text + f" with every slot taken, {format_time(best.ttit_at_load_s)} at this load")
     lines.append(f"end to end {format_time(best.e2e_mean_s)} mean")
     return Text("\n".join(lines))
 

@@ -11,6 +11,9 @@ from rich.table import Table
 
 from planner.query import Query
 
+_SPELLED = ("Target", "Lengths")
+"""Read from spellings of their own, which their fields' descriptions tell."""
+
 
 def json_schema() -> str:
     """The JSON Schema of a query file."""
@@ -33,7 +36,7 @@ def _fields(
         default = "required" if name in required else _default(field, nested)
         meaning = field.get("description") or (nested or {}).get("description", "")
         yield path, default, meaning
-        if nested is not None and nested.get("title") != "Target":
+        if nested is not None and nested.get("title") not in _SPELLED:
             many = field.get("type") == "array"
             yield from _fields(nested, definitions, f"{path}[]." if many else f"{path}.")
 
@@ -59,7 +62,10 @@ def _default(field: dict[str, Any], nested: dict[str, Any] | None) -> str:
 
 def print_schema(console: Console) -> None:
     """A table of the fields."""
-    table = Table("field", "default", "meaning", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for path, default, meaning in fields():
-        table.add_row(path, default, meaning)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("field", no_wrap=True)
+    table.add_column("default")
+    table.add_column("meaning")
+    for row in fields():
+        table.add_row(*row)
     console.print(table)

@@ -51,8 +51,9 @@ def first_token_waiting(
         chance = wait_probability(servers, busy)
         slot = slot_waiting(problem, pool, replicas, qps)
         return Waiting(mean + slot.mean_s, 1.0 - (1.0 - chance) * (1.0 - slot.probability))
-    # A batch waits to be filled, and arrives as regularly as the sum of its requests.
-    filling = (pool.batch - 1) / 2.0 * servers / qps if problem.arrival_cv2 else 0.0
+    # A batch waits in the one queue to be filled, and arrives as regularly as the sum of its
+    # requests.
+    filling = (pool.batch - 1) / 2.0 / qps if problem.arrival_cv2 else 0.0
     arrival_cv2 = problem.arrival_cv2 / pool.batch
     mean = mean_wait_s(servers, load, pool.pace_s, arrival_cv2, pool.pace_cv2)
     # Under light load a batch is not held back to be filled.

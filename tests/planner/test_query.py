@@ -1,0 +1,347 @@
+"""Query files: every spelling that is read, and what is said of each mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from perfmodel.errors import ConfigError
+from planner.query import Query, load_query
+from planner.schema import fields, json_schema
+from planner.solve import query_data
+
+GOOD = """\
+model: Qwen/Qwen3-8B
+workload:
+  qps: 20
+  input_tokens: 1000
+  output_tokens: 100
+slo:
+  ttft: 500ms
+  ttit: 30ms
+devices:
+  - h100_sxm
+  - name: a100_sxm
+    usd_per_device_hour: 2.5
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "query.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(folder: Path, text: str) -> str:
+    """What is said of a bad file; it begins with the file's name."""
+    path = written(folder, text)
+    with pytest.raises(ConfigError) as caught:
+        load_query(path)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{path}:") for line in lines)
+    return str(caught.value).replace(str(path), "FILE")
+
+
+def test_a_good_file(tmp_path: Path) -> None:
+    query = load_query(written(tmp_path, GOOD))
+    assert query.workload.qps == 20
+    assert query.workload.input_tokens.mean == 1000
+    assert query.slo.ttft is not None
+    assert query.slo.ttft.seconds == 0.5
+    assert [d.name for d in query.devices] == ["h100_sxm", "a100_sxm"]
+    assert query.devices[1].usd_per_device_hour == 2.5
+    assert query.runtime == ("continuous", "disaggregated")
+    assert query.engine == "trtllm"
+    assert query.search.max_replica_devices == 256
+
+
+@pytest.mark.parametrize(
+    ("spelling", "seconds", "statistic"),
+    [
+        ("200ms", 0.2, "mean"),
+        ("0.2s", 0.2, "mean"),
+        ("200 ms", 0.2, "mean"),
+        ("200000us", 0.2, "mean"),
+        ("2e-1s", 0.2, "mean"),
+        ({"mean": "200ms"}, 0.2, "mean"),
+        ({"p99": "1.5s"}, 1.5, "p99"),
+        ({"p50": "10ms"}, 0.01, "p50"),
+        ({"p99.9": "1s"}, 1.0, "p99.9"),
+        ({"seconds": 0.2, "percentile": 95}, 0.2, "p95"),
+    ],
+)
+@pytest.mark.parametrize("name", ["ttft", "ttit"])
+def test_latency_spellings(
+    make_query: Callable[..., Query], name: str, spelling: Any, seconds: float, statistic: str
+) -> None:
+    target = getattr(make_query(slo={name: spelling}).slo, name)
+    assert target.seconds == pytest.approx(seconds)
+    assert target.statistic == statistic
+
+
+@pytest.mark.parametrize(
+    ("spelling", "mean", "longest"),
+    [
+        (800, 800, 800),
+        ("800", 800, 800),
+        ("32k", 32000, 32000),
+        ({"tokens": [500, 2000], "weights": [3, 1]}, 875, 2000),
+        ({"tokens": ["2k", 500], "weights": [0.25, 0.75]}, 875, 2000),
+        ({"p50": 700}, 700, 700),
+    ],
+)
+def test_length_spellings(
+    make_query: Callable[..., Query], spelling: Any, mean: float, longest: float
+) -> None:
+    lengths = make_query(workload={"input_tokens": spelling}).workload.input_tokens
+    assert lengths.mean == pytest.approx(mean)
+    assert lengths.maximum == longest
+    assert sum(lengths.weights) == pytest.approx(1.0)
+
+
+def test_percentiles_of_lengths(make_query: Callable[..., Query]) -> None:
+    lengths = make_query(workload={"input_tokens": {"p50": 1000, "p99": "4k"}}).workload
+    tokens, weights = lengths.input_tokens.tokens, lengths.input_tokens.weights
+    assert list(tokens) == sorted(tokens)
+    assert tokens[0] < 1000 < tokens[-1]
+    below = sum(w for t, w in zip(tokens, weights, strict=True) if t <= 1000)
+    assert below == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("both", ("continuous", "disaggregated")),
+        ("continuous", ("continuous",)),
+        (["disaggregated"], ("disaggregated",)),
+    ],
+)
+def test_runtime_spellings(
+    make_query: Callable[..., Query], given: Any, read: tuple[str, ...]
+) -> None:
+    assert make_query(runtime=given).runtime == read
+
+
+@pytest.mark.parametrize("given", ["fp8", ["fp8"]])
+def test_one_format_or_several(make_query: Callable[..., Query], given: Any) -> None:
+    assert make_query(precision={"weights": given}).precision.weights == ("fp8",)
+    assert make_query(precision={"kv": ["bf16", "fp8"]}).precision.kv == ("bf16", "fp8")
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    text = GOOD.replace("Qwen/Qwen3-8B", "./mine/config.json").replace("h100_sxm", "mine.yaml")
+    query = load_query(written(tmp_path, text))
+    assert query.model == str(tmp_path / "mine" / "config.json")
+    assert query.devices[0].name == str(tmp_path / "mine.yaml")
+
+
+WRONG = [
+    ("qps: 20", "qps: 0", 3, "workload.qps", "more than zero requests per second, got 0"),
+    ("qps: 20", "qps: -3.5", 3, "workload.qps", "more than zero requests per second, got -3.5"),
+    ("qps: 20", "qps: .nan", 3, "workload.qps", "more than zero"),
+    ("qps: 20", "qps: .inf", 3, "workload.qps", "more than zero"),
+    ("qps: 20", "qps: many", 3, "workload.qps", "requests per second or `max`, got 'many'"),
+    ("qps: 20", "qps: true", 3, "workload.qps", "requests per second"),
+    ("qps: 20", "qps: [20]", 3, "workload.qps", "requests per second"),
+    ("  qps: 20\n", "", 2, "workload.qps", "this field is required"),
+    ("qps: 20", "qps: max", 1, "", "`max` needs an inventory for every device"),
+    ("input_tokens: 1000", "input_tokens: 0", 4, "workload.input_tokens", "at least one token"),
+    ("input_tokens: 1000", "input_tokens: 9GiB", 4, "workload.input_tokens", "unknown unit 'GiB'"),
+    ("input_tokens: 1000", "input_tokens: {50: 9}", 4, "workload.input_tokens", "such as p50"),
+    ("input_tokens: 1000", "input_tokens: {p50: 9, p90: 8}", 4, "workload.input_tokens", "not dec"),
+    (
+        "input_tokens: 1000",
+        "input_tokens: {tokens: [1, 2], weights: [1]}",
+        4,
+        "workload.input_tokens",
+        "as many weights",
+    ),
+    (
+        "input_tokens: 1000",
+        "input_tokens: {tokens: 5, weights: 1}",
+        4,
+        "workload.input_tokens",
+        "expected lists",
+    ),
+    (
+        "input_tokens: 1000",
+        "input_tokens: {tokens: [5], weights: [x]}",
+        4,
+        "workload.input_tokens",
+        "expected weights as numbers",
+    ),
+    ("output_tokens: 100", "output_tokens: -1", 5, "workload.output_tokens", "at least one token"),
+    ("output_tokens: 100", "output_tokens: []", 5, "workload.output_tokens", "tokens quantity"),
+    ("ttft: 500ms", "ttft: 500", 7, "slo.ttft", "a unit is missing in 500"),
+    ("ttft: 500ms", "ttft: 5GB", 7, "slo.ttft", "unknown unit 'GB' in '5GB'"),
+    ("ttft: 500ms", "ttft: 0ms", 7, "slo.ttft", "latency above zero"),
+    ("ttft: 500ms", "ttft: -5ms", 7, "slo.ttft", "latency above zero"),
+    ("ttft: 500ms", "ttft: {p100: 5ms}", 7, "slo.ttft", "below 100"),
+    ("ttft: 500ms", "ttft: {p0: 5ms}", 7, "slo.ttft", "above 0"),
+    ("ttft: 500ms", "ttft: {median: 5ms}", 7, "slo.ttft", "percentiles such as p50 or p99"),
+    ("ttft: 500ms", "ttft: {p50: 5ms, p99: 9ms}", 7, "slo.ttft", "expected one statistic"),
+    ("ttft: 500ms", "ttft: [5ms]", 7, "slo.ttft", "time quantity"),
+    ("ttit: 30ms", "ttit: 30Hz", 8, "slo.ttit", "unknown unit 'Hz'"),
+    ("ttit: 30ms", "e2e: {p99: 3s}", 6, "slo", "e2e: expected a mean"),
+    ("ttit: 30ms", "itl: 30ms", 8, "slo.itl", "unknown field"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: 0", 12, "devices.1.usd_per", "greater than"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: -1", 12, "devices.1.usd_per", "greater th"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: .inf", 12, "devices.1.usd_per", "finite"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: .nan", 12, "devices.1.usd_per", "(got nan)"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: $2", 12, "devices.1.usd_per", "number"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: true", 12, "devices.1.usd_per", "a number"),
+    ("usd_per_device_hour: 2.5", "inventory: 0", 12, "devices.1.inventory", "greater than"),
+    ("usd_per_device_hour: 2.5", "inventory: 1.5", 12, "devices.1.inventory", "integer"),
+    ("usd_per_device_hour: 2.5", "host_devices: 0", 12, "devices.1.host_devices", "greater than"),
+    ("usd_per_device_hour: 2.5", "price: 2.5", 12, "devices.1.price", "unknown field"),
+    ("name: a100_sxm", "name: h100_sxm", 9, "devices", "given twice: h100_sxm"),
+    ("  - h100_sxm", "  - 100", 10, "devices.0", "DeviceChoice"),
+    ("model: Qwen/Qwen3-8B", "model: [a, b]", 1, "model", "valid string"),
+    ("model: Qwen/Qwen3-8B\n", "", 1, "model", "this field is required"),
+    ("model: Qwen/Qwen3-8B", "model: x\nruntime: []", 2, "runtime", "at least one value"),
+    ("model: Qwen/Qwen3-8B", "model: x\nruntime: offline", 2, "runtime", "'offline'"),
+    ("model: Qwen/Qwen3-8B", "model: x\nengine: tgi", 2, "engine", "unknown engine 'tgi'"),
+    (
+        "model: Qwen/Qwen3-8B",
+        "model: x\nprecision: {weights: fp4}",
+        2,
+        "precision.weights",
+        "unknown format 'fp4'",
+    ),
+    (
+        "model: Qwen/Qwen3-8B",
+        "model: x\nprecision: {weights: []}",
+        2,
+        "precision.weights",
+        "at least one value",
+    ),
+    (
+        "model: Qwen/Qwen3-8B",
+        "model: x\nsearch: {max_replica_devices: 512}",
+        2,
+        "search.max_replica_devices",
+        "less than or equal to 256",
+    ),
+    (
+        "model: Qwen/Qwen3-8B",
+        "model: x\nsearch: {max_utilization: 1.2}",
+        2,
+        "search.max_utilization",
+        "less than or equal to 1",
+    ),
+    ("  qps: 20", "  qps: 20\n  prefix_cache_hit: 1", 4, "workload.prefix_cache_hit", "less than"),
+    ("  qps: 20", "  qps: 20\n  arrivals: bursty", 4, "workload.arrivals", "'poisson'"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "field", "said"), WRONG)
+def test_one_mistake(tmp_path: Path, old: str, new: str, line: int, field: str, said: str) -> None:
+    assert old in GOOD
+    message = refused(tmp_path, GOOD.replace(old, new))
+    head, *more = message.splitlines()
+    assert not more
+    assert head.startswith(f"FILE:{line}: {field}")
+    assert said in head
+
+
+def test_several_mistakes_at_once(tmp_path: Path) -> None:
+    text = (
+        GOOD.replace("qps: 20", "qps: -1")
+        .replace("ttft: 500ms", "ttft: 500")
+        .replace("2.5", "0")
+        .replace("model:", "modle:")
+    )
+    lines = refused(tmp_path, text).splitlines()
+    starts = {line.rsplit(": ", 1)[0] for line in lines}
+    for expected in (
+        "FILE:1: modle: unknown field",
+        "FILE:1: model: this field is required",
+        "FILE:3: workload.qps: ",
+        "FILE:7: slo.ttft: ",
+        "FILE:12: devices.1.usd_per_device_hour: ",
+    ):
+        assert any(line.startswith(expected) for line in lines), expected
+    assert len(lines) == 5, starts
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: x\nworkload: {qps: 1,\n", "FILE:3:1: not valid YAML"),
+        ("model: x\n\tworkload: 1\n", "FILE:2:1: not valid YAML"),
+        ("model: 'x\n", "FILE:2:1: not valid YAML"),
+        ("model: x\nmodel: y\n", "FILE:2: model: given twice (first on 1)"),
+        ("workload:\n  qps: 1\n  qps: 2\n", "FILE:3: workload.qps: given twice (first on 2)"),
+        ("- model\n- workload\n", "FILE:1: expected a mapping of fields"),
+        ("just words\n", "FILE:1: expected a mapping of fields"),
+        ("", "FILE:1: expected a mapping of fields"),
+    ],
+)
+def test_what_is_not_a_mapping_of_fields(tmp_path: Path, text: str, said: str) -> None:
+    assert refused(tmp_path, text).startswith(said)
+
+
+def test_devices_not_in_a_list(tmp_path: Path) -> None:
+    text = GOOD[: GOOD.index("devices:")] + "devices: h100_sxm\n"
+    assert refused(tmp_path, text) == "FILE:9: devices: expected a list (got 'h100_sxm')"
+    text = GOOD[: GOOD.index("devices:")] + "devices: []\n"
+    assert refused(tmp_path, text) == "FILE:9: devices: expected at least one value"
+
+
+def test_a_query_is_never_changed_in_place(make_query: Callable[..., Query]) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        make_query().model = "another"  # type: ignore[misc]
+
+
+def test_a_query_written_into_a_plan_reads_back_the_same(make_query: Callable[..., Query]) -> None:
+    query = make_query(
+        workload={"qps": 7, "input_tokens": {"p50": 500, "p99": 3000}, "prefix_cache_hit": 0.5},
+        slo={"ttft": {"p99": "300ms"}, "e2e": "9s"},
+        devices=["l40s", {"name": "h100_sxm", "usd_per_device_hour": 3, "inventory": 16}],
+        runtime="disaggregated",
+        precision={"weights": ["native", "fp8"], "kv": "fp8"},
+        engine="vllm",
+    )
+    data = json.loads(json.dumps(query_data(query)))
+    assert Query.model_validate(data) == query
+
+
+def test_every_field_is_documented() -> None:
+    documented = {path: meaning for path, _, meaning in fields()}
+    for path, meaning in documented.items():
+        assert meaning, f"{path} has no description"
+    for path in (
+        "model",
+        "workload.qps",
+        "workload.input_tokens",
+        "workload.prefix_cache_hit",
+        "slo.ttft",
+        "slo.ttit",
+        "slo.e2e",
+        "devices[].usd_per_device_hour",
+        "devices[].inventory",
+        "devices[].host_devices",
+        "runtime",
+        "engine",
+        "precision.weights",
+        "precision.activations",
+        "precision.kv",
+        "search.max_replica_devices",
+        "search.max_utilization",
+    ):
+        assert path in documented
+    required = {path for path, default, _ in fields() if default == "required"}
+    assert {"model", "workload.qps", "devices", "devices[].name"} <= required
+    assert "slo" not in required
+
+
+def test_the_json_schema_names_the_fields() -> None:
+    schema = json.loads(json_schema())
+    assert set(schema["required"]) == {"model", "workload", "devices"}
+    assert set(schema["properties"]) == set(Query.model_fields)
+    assert schema["additionalProperties"] is False
