@@ -395,7 +395,7 @@ def test_sampling_draws_feasible_layouts_only(
 
     monkeypatch.setattr(Space, "evaluate", watched)
     tpe(space, lambda _what, _share: None, seed=0, trials=30)
-    assert len(drawn) > 40
+    assert len(drawn) >= 30  # distinct layouts, of three roles and 30 trials each
     for key, row in drawn:
         assert row in allowed[key]
 
