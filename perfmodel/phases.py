@@ -205,11 +205,12 @@ def mixed_work(traffic: Traffic, batch: IntArray | float, chunk: IntArray | floa
     """An iteration of `batch` decodes and `chunk` prompt tokens.
 
     A chunk sees the cached prefix and, on average, half of the prompt's other chunks; a
-    chunk longer than a prompt holds several.
+    chunk longer than a prompt holds several. The prompt is that of a mean token, not of a
+    mean request: long prompts have more tokens, each with more before it.
     """
-    prompt = traffic.mean_new_tokens
+    prompt = float(np.dot(traffic.new_tokens**2, traffic.inputs.weights)) / traffic.mean_new_tokens
     tokens = np.minimum(chunk, prompt)
-    cached = traffic.inputs.mean - prompt
+    cached = prompt * traffic.prefix_hit / (1.0 - traffic.prefix_hit)
     return StepWork.of(
         decode_sequences=batch,
         context_tokens=traffic.context_mean,

@@ -32,6 +32,13 @@ SearchPath = Annotated[
     typer.Option("--search-path", help="Folder with further device or model files; repeatable."),
 ]
 
+PerfdbPath = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--perfdb", help="Folder of measured tables, before the shipped ones; repeatable."
+    ),
+]
+
 
 @app.command()
 def solve(
@@ -42,10 +49,7 @@ def solve(
     json: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
     yaml: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file.")] = None,
     search_path: SearchPath = None,
-    perfdb_path: Annotated[
-        list[Path] | None,
-        typer.Option("--perfdb", help="Folder of measured tables, before the shipped ones."),
-    ] = None,
+    perfdb_path: PerfdbPath = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one line.")] = False,
 ) -> None:
     """Find the cheapest fleet for a query.
@@ -136,17 +140,20 @@ def explain(
         int, typer.Option(min=0, help="0: the best fleet, 1 and on: its alternatives.")
     ] = 0,
     search_path: SearchPath = None,
+    perfdb_path: PerfdbPath = None,
 ) -> None:
     """Re-derive a plan's figures, down to the operators of each step.
 
     Example: planner explain plan.json
     """
+    from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
     from planner.explain import explain_plan
     from planner.plan import read_plan
 
     try:
-        explain_plan(read_plan(plan), str(plan), fleet, _console(), search_path or [])
+        store = PerfStore(perfdb_path or [])
+        explain_plan(read_plan(plan), str(plan), fleet, _console(), search_path or [], store)
     except InputError as error:
         _fail(str(error), _status(error))
 

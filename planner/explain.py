@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.breakdown import Breakdown
+from perfmodel.database import PerfStore
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.layout import parse_layout
 from perfmodel.memory import TERMS
@@ -38,6 +39,7 @@ def explain_plan(
     which: int,
     console: Console,
     search_path: Sequence[Path] = (),
+    store: PerfStore | None = None,
 ) -> None:
     """Print the derivation of one of a plan's fleets (0: the best).
 
@@ -50,7 +52,7 @@ def explain_plan(
         if which >= len(fleets):
             raise InputError(f"--fleet {which}: the plan has fleets 0 to {len(fleets) - 1}")
         fleet = fleets[which]
-        space = Space(resolve(query, search_path))
+        space = Space(resolve(query, search_path), store)
         pools = [_pool(space, pool) for pool in fleet["pools"]]
         qps = float(fleet["qps"])
     except InputError:

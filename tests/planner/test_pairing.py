@@ -43,6 +43,11 @@ CASES: dict[str, dict[str, Any]] = {
         "workload": SPREAD,
     },
     "end to end": {**TWO, "slo": {"ttft": "300ms", "e2e": "2s"}},
+    "tight": {
+        "devices": [{"name": "h100_sxm", "host_devices": 1}],
+        "slo": {"ttft": "36ms", "ttit": "20ms"},
+        "runtime": "disaggregated",
+    },
     "no objectives": {**TWO, "slo": {}},
     "steady": {**TWO, "workload": {"arrivals": "steady"}},
     "hosts with gaps": ODD_HOSTS,
@@ -168,8 +173,11 @@ def test_what_is_found_meets_the_objectives(
 ) -> None:
     changes = CASES[case]
     problem = problem_of(**changes)
-    qps = 60.0
-    for choice in cheapest_fleets(problem, pools_of(**changes), qps):
+    for choice, qps in [
+        (choice, demand)
+        for demand in (60.0, 200.0, 350.0)
+        for choice in cheapest_fleets(problem, pools_of(**changes), demand)
+    ]:
         first, last = choice.pools[0], choice.pools[-1]
         for pool in choice.pools:
             assert pool.qps * problem.max_utilization >= qps * (1 - 1e-9)
