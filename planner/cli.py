@@ -34,9 +34,7 @@ SearchPath = Annotated[
 
 PerfdbPath = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--perfdb", help="Folder of measured tables, before the shipped ones; repeatable."
-    ),
+    typer.Option("--perfdb", help="Folder of measured tables, searched first; repeatable."),
 ]
 
 
