@@ -30,7 +30,7 @@ from spaces.constraints import (
     world_constraint,
 )
 from spaces.enumeration import all_layouts, enumerate_layouts
-from spaces.variables import CHUNKS, PREFILL_BATCHES, RawSpace, decode_batches
+from spaces.variables import CHUNKS, PREFILL_BATCHES, STEP_TOKENS, RawSpace, decode_batches
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -145,7 +145,10 @@ class Space:
         """The swept axes of a role."""
         traffic = self.problem.traffic
         if role == "prefill":
-            return Axes(PREFILL_BATCHES, np.zeros_like(PREFILL_BATCHES), traffic)
+            longest = traffic.new_tokens.max()
+            few = PREFILL_BATCHES[(PREFILL_BATCHES * longest <= STEP_TOKENS)]
+            batches = few if len(few) else PREFILL_BATCHES[:1]
+            return Axes(batches, np.zeros_like(batches), traffic)
         batches = decode_batches()
         if role == "decode":
             return Axes(batches, np.zeros_like(batches), traffic)

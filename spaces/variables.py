@@ -17,6 +17,12 @@ MAX_WORLD = 256
 PREFILL_BATCHES: IntArray = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32], dtype=np.int64)
 """Prompts per attention rank and prefill step."""
 
+STEP_TOKENS = 32768
+"""Tokens of one prefill step per attention rank, at most (a longer prompt is a step alone).
+
+Larger steps gain nothing: a product of this many rows is at its peak rate, and the measured
+tables end here."""
+
 CHUNKS: IntArray = np.array([256, 512, 1024, 2048, 4096, 8192, 16384], dtype=np.int64)
 """Prefill tokens per attention rank that one continuous-batching iteration carries."""
 
