@@ -68,13 +68,13 @@ class ContinuousEstimate:
     Attributes:
         mixed_s: an iteration with a full prefill chunk, as a running request sees it.
         pure_s: an iteration of decodes alone.
-        mixed_share: share of iterations that carry a chunk, every slot taken; above 1 the
-            chunk is too small to keep the slots filled.
+        mixed_share: share of iterations that carry a chunk.
         ttit_s: mean over iterations, every slot taken.
         prefill_s: iterations that one prompt takes, by representative input, (L, C, J).
         slots: sequences in flight.
         servers: prompts processed at once, as a queue sees them.
-        qps: requests/s with every slot taken.
+        qps: requests/s; where every iteration carries a chunk and slots still run empty, what the
+            chunks let in.
     """
 
     mixed_s: FloatArray
@@ -182,11 +182,13 @@ def continuous(
     pp = layouts.pp.astype(float)[:, None]
     mixed_s = step.time(layouts, mixed).pace_s * pp
     pure_s = (step.time(layouts, alone).pace_s * pp)[:, back]
-    share = np.broadcast_to(batch * prompt / (traffic.outputs.mean * chunk), mixed_s.shape)
+    needed = batch * prompt / (traffic.outputs.mean * chunk)
+    share = np.broadcast_to(np.minimum(needed, 1.0), mixed_s.shape)
     ttit = share * mixed_s + (1.0 - share) * pure_s
     ranks = layouts.dp_a.astype(float)[:, None] * pp
     slots = batch * ranks
-    held = batch * pp
+    # Beside the decodes, the prompts whose chunks an iteration carries hold their caches.
+    held = (batch + np.ceil(chunk / traffic.new_tokens.max())) * pp
     chunks = np.ceil(traffic.new_tokens / chunk[:, None])
     return ContinuousEstimate(
         mixed_s=mixed_s,
@@ -196,7 +198,7 @@ def continuous(
         prefill_s=mixed_s[:, :, None] * chunks[None],
         slots=slots,
         servers=np.broadcast_to(ranks, mixed_s.shape),
-        qps=slots / (traffic.outputs.mean * ttit),
+        qps=slots / (traffic.outputs.mean * ttit) * np.minimum(1.0 / needed, 1.0),
         memory=_memory(step, layouts, mixed, held, traffic.peak_tokens(held)),
     )
 

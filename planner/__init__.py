@@ -27,4 +27,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"planner.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"planner.{_HOMES[name]}"), name)
+    # Importing planner.solve has just bound the module to this name.
+    globals()[name] = value
+    return value

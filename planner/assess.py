@@ -118,7 +118,9 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
     target = problem.slo.ttft
     at_slo = None
     if target is not None and target.percentile is not None:
-        at_slo = sizing.ttft_percentile_s(problem, pool, waiting, extra, target.percentile)
+        at_slo = sizing.ttft_percentile_s(
+            problem, pool, waiting, extra, target.percentile, choice.transfer_s
+        )
     service = float(pool.service_s[0])
     wait = float(waiting.mean_s[0])
     return TtftPlan(
@@ -259,7 +261,8 @@ def _limits(space: Space, one: Candidates, layout: Layouts) -> tuple[str, ...]:
         )
         if float(at[0, 0]) > slo.ttit.seconds:
             broken.append("TTIT target")
-    if isinstance(grown, phases.ContinuousEstimate) and float(grown.mixed_share[0, 0]) > 1.0:
+    needed = float(larger[0]) * traffic.mean_new_tokens / traffic.outputs.mean
+    if one.role == "continuous" and needed > one.chunk[0]:
         broken.append("prefill chunk")
     return tuple(broken) or ("demand: fewer replicas would not suffice",)
 

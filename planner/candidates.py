@@ -46,10 +46,15 @@ class Axes:
         return np.ceil(self.traffic.new_tokens / np.maximum(self.chunk, 1)[:, None])
 
     @property
-    def mixed_share(self) -> FloatArray:
-        """Share of iterations that carry a prefill chunk, every slot taken, (C,)."""
+    def chunks_needed(self) -> FloatArray:
+        """Prefill chunks per iteration that keep every slot filled, (C,)."""
         prompt_tokens = self.batch * self.traffic.mean_new_tokens / self.traffic.outputs.mean
         return np.asarray(prompt_tokens / np.maximum(self.chunk, 1))
+
+    @property
+    def mixed_share(self) -> FloatArray:
+        """Share of iterations that carry a prefill chunk, (C,)."""
+        return np.minimum(self.chunks_needed, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +171,11 @@ class Candidates:
         """Capacity of one replica, requests/s."""
         if self.role == "prefill":
             return self.batch * self.servers / self.estimates.pace_s
-        return self.slots / (self.axes.traffic.outputs.mean * self.estimates.ttit_s)
+        qps = self.slots / (self.axes.traffic.outputs.mean * self.estimates.ttit_s)
+        if self.role == "continuous":
+            # Where chunks fall short of the slots, the slots run partly empty.
+            qps = qps * np.minimum(1.0 / self.axes.chunks_needed[self.column], 1.0)
+        return qps
 
     @property
     def ttit_s(self) -> FloatArray:

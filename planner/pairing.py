@@ -25,6 +25,9 @@ IntArray = NDArray[np.int64]
 
 BLOCK = 65536
 
+DECODE_COUNTS = 64
+"""Replica counts of a decode pool that are tried, from capacity alone to prompt admission."""
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -208,10 +211,18 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     transfer take, and (with an end-to-end objective) by its time between tokens. Where replicas
     leave gaps in a host, smaller ones may share it better: then their size matters too.
     """
-    replicas = sizing.replicas_for_slots(problem, pool, qps)
-    reachable = replicas != sizing.UNREACHABLE
-    replicas = np.maximum(replicas, _replicas_for_links(problem, pool, qps))
-    pool, replicas = pool.take(reachable), replicas[reachable]
+    least = np.maximum(
+        sizing.least_replicas(problem, pool, qps), replicas_for_links(problem, pool, qps)
+    )
+    most = sizing.prompt_admission(problem, pool, qps)
+    most = np.maximum(np.where(most == sizing.UNREACHABLE, least, most), least)
+    # Every count between the two: a wait for a slot may be paid for by a faster prefill pool.
+    counts = np.minimum(most - least + 1, DECODE_COUNTS)
+    rows = np.repeat(np.arange(len(pool)), counts)
+    step = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    gap = (most - least)[rows] / np.maximum(counts - 1, 1)[rows]
+    replicas = least[rows] + np.round(step * gap).astype(np.int64)
+    pool = pool.take(rows)
     admission = sizing.slot_waiting(problem, pool, replicas.astype(float), qps).mean_s
     columns = [(replicas * pool.world).astype(float), admission, -pool.shards]
     if problem.slo.e2e is not None:
@@ -235,7 +246,7 @@ class _BoundedPrefill:
 
 
 def _bounded(problem: Problem, pool: Candidates, qps: float) -> _BoundedPrefill:
-    links = _replicas_for_links(problem, pool, qps)
+    links = replicas_for_links(problem, pool, qps)
     replicas = np.maximum(sizing.least_replicas(problem, pool, qps), links)
     order = np.argsort(replicas * pool.world, kind="stable")
     return _BoundedPrefill(pool.take(order), replicas[order])
@@ -263,7 +274,7 @@ def _cache_bytes(problem: Problem, pool: Candidates) -> float:
     return problem.model.kv_bytes(tokens, pool.precision.bytes("kv"))
 
 
-def _replicas_for_links(problem: Problem, pool: Candidates, qps: float) -> IntArray:
+def replicas_for_links(problem: Problem, pool: Candidates, qps: float) -> IntArray:
     """Fewest replicas whose network links move the caches of all requests."""
     ranks = pool.layouts.dp_a[pool.layout]
     needed = qps * _cache_bytes(problem, pool) / (_rank_bandwidth(pool) * ranks)
@@ -301,7 +312,7 @@ def _best_pair(
         moving = transfer_s(problem, part, decode).T  # (D, P): candidates on the last axis
         extra = moving + d.admission_s[open_][:, None]
         slack = _first_token_slack(problem, decode)
-        replicas = sizing.replicas_for_ttft(problem, part, qps, extra, slack[:, None])
+        replicas = sizing.replicas_for_ttft(problem, part, qps, extra, slack[:, None], moving)
         ok = replicas != sizing.UNREACHABLE
         replicas = np.maximum(replicas, prefill.least_replicas[rows])
         devices = np.where(ok, replicas, 0) * part.world

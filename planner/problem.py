@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -118,6 +118,10 @@ def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> 
     except ConfigError as error:
         raise ConfigError(str(error), field=field) from None
     host = choice.host_devices or device.host_devices
+    if host < device.fast_link.span and device.platform != "scale-up":
+        # A smaller host is a smaller fast domain.
+        inner = replace(device.fast_link, span=host)
+        device = replace(device, links=(inner, *device.links[1:]))
     if choice.usd_per_device_hour is not None:
         price, source = choice.usd_per_device_hour, "query"
     else:

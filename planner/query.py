@@ -265,6 +265,11 @@ class Query(_Strict):
     engine: str = Field(
         default="trtllm", description="Whose operator tables to use: " + ", ".join(ENGINES)
     )
+    routing: Literal["balanced", "power_law_1.01", "power_law_1.2"] = Field(
+        default="power_law_1.01",
+        description="How tokens spread over experts: measured under a power law of loads, or "
+        "balanced (as under expert load balancing).",
+    )
     precision: PrecisionChoice = PrecisionChoice()
     search: SearchChoice = SearchChoice()
 

@@ -21,7 +21,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 ADMISSION_SHARE = 0.05
-"""Waiting for a decode slot may take at most this share of the TTFT target."""
+"""A decode pool is grown until waiting for a slot takes at most this share of the TTFT target."""
 
 UNREACHABLE = np.iinfo(np.int64).max
 """Count of a pool that no number of replicas makes fast enough."""
@@ -50,7 +50,10 @@ def first_token_waiting(
         mean = mean_wait_s(servers, busy, pool.pace_s, problem.arrival_cv2, pool.pace_cv2)
         chance = wait_probability(servers, busy)
         slot = slot_waiting(problem, pool, replicas, qps)
-        return Waiting(mean + slot.mean_s, 1.0 - (1.0 - chance) * (1.0 - slot.probability))
+        # A prompt joins when the running iteration ends.
+        running = pool.ttit_s / 2.0 * problem.arrival_cv2
+        waits = 1.0 - (1.0 - chance) * (1.0 - slot.probability)
+        return Waiting(mean + slot.mean_s + running, np.maximum(waits, load))
     # A batch waits in the one queue to be filled, and arrives as regularly as the sum of its
     # requests.
     filling = (pool.batch - 1) / 2.0 / qps if problem.arrival_cv2 else 0.0
@@ -60,7 +63,10 @@ def first_token_waiting(
     filling = np.minimum(filling, pool.pace_s)
     chance = wait_probability(servers, load)
     chance = np.where(pool.batch > 1, 1.0, chance)
-    return Waiting(mean + filling, chance)
+    # Data-parallel ranks step together: a free one waits for the others' step to end.
+    together = (pool.servers > 1) & (problem.arrival_cv2 > 0)
+    running = np.where(together, load * pool.pace_s / 2.0, 0.0)
+    return Waiting(mean + filling + running, np.where(together, np.maximum(chance, load), chance))
 
 
 def slot_waiting(problem: Problem, pool: Candidates, replicas: FloatArray, qps: float) -> Waiting:
@@ -89,25 +95,38 @@ def late_share(
     waiting: Waiting,
     extra_s: FloatArray | float,
     limit_s: float,
+    transfer_s: FloatArray | float = 0.0,
 ) -> FloatArray:
-    """Share of requests whose first token comes after `limit_s`."""
+    """Share of requests whose first token comes after `limit_s`.
+
+    Args:
+        extra_s: time besides service and waiting, the mean prompt's cache transfer included.
+        transfer_s: that transfer; a longer prompt's takes proportionally longer.
+    """
+    longer = problem.traffic.new_tokens / problem.traffic.mean_new_tokens - 1.0
     share: FloatArray | float = 0.0
     latency_s = pool.latency_s
     for j, weight in enumerate(problem.traffic.inputs.weights):
-        left = limit_s - latency_s[:, j] - extra_s
+        left = limit_s - latency_s[:, j] - extra_s - longer[j] * transfer_s
         share = share + weight * exceedance(left, waiting.probability, waiting.mean_s)
     return np.asarray(share)
 
 
 def ttft_percentile_s(
-    problem: Problem, pool: Candidates, waiting: Waiting, extra_s: float, percentile: float
+    problem: Problem,
+    pool: Candidates,
+    waiting: Waiting,
+    extra_s: float,
+    percentile: float,
+    transfer_s: float = 0.0,
 ) -> float:
     """TTFT that the given percentile of requests of one candidate stay within, seconds."""
     low, high = 0.0, 1.0
     late = 1.0 - percentile / 100.0
 
     def exceeds(limit: float) -> bool:
-        return bool(late_share(problem, pool, waiting, extra_s, limit).ravel()[0] > late)
+        share = late_share(problem, pool, waiting, extra_s, limit, transfer_s)
+        return bool(share.ravel()[0] > late)
 
     while exceeds(high) and high < 1e9:
         high *= 2.0
@@ -125,6 +144,7 @@ def meets_ttft(
     extra_s: FloatArray | float,
     target: Target | None,
     mean_limit_s: FloatArray | float = np.inf,
+    transfer_s: FloatArray | float = 0.0,
 ) -> BoolArray:
     """Where the pool's first tokens meet the target, and their mean the limit, at this load."""
     stable = qps <= pool.qps * replicas * problem.max_utilization * (1 + 1e-9)
@@ -138,7 +158,7 @@ def meets_ttft(
     if np.any(np.isfinite(limit)):
         meets = meets & (ttft_s(problem, pool, waiting, extra_s) <= limit)
     if target is not None and target.percentile is not None:
-        late = late_share(problem, pool, waiting, extra_s, target.seconds)
+        late = late_share(problem, pool, waiting, extra_s, target.seconds, transfer_s)
         meets = meets & (late <= 1.0 - target.percentile / 100.0)
     return meets
 
@@ -149,22 +169,24 @@ def replicas_for_ttft(
     qps: float,
     extra_s: FloatArray | float,
     mean_limit_s: FloatArray | float = np.inf,
+    transfer_s: FloatArray | float = 0.0,
 ) -> IntArray:
     """Fewest replicas with which the TTFT target holds; `UNREACHABLE` where none does.
 
     Args:
         extra_s: time besides service and waiting; broadcastable, candidates on the last axis.
         mean_limit_s: a further bound on the mean TTFT, broadcastable likewise.
+        transfer_s: the part of `extra_s` that grows with the prompt (see `late_share`).
     """
     shape = np.broadcast_shapes((len(pool),), np.shape(extra_s), np.shape(mean_limit_s))
     target = problem.slo.ttft
     return _fewest(
-        lambda n: meets_ttft(problem, pool, n, qps, extra_s, target, mean_limit_s),
+        lambda n: meets_ttft(problem, pool, n, qps, extra_s, target, mean_limit_s, transfer_s),
         np.broadcast_to(least_replicas(problem, pool, qps), shape),
     )
 
 
-def replicas_for_slots(problem: Problem, pool: Candidates, qps: float) -> IntArray:
+def prompt_admission(problem: Problem, pool: Candidates, qps: float) -> IntArray:
     """Fewest decode replicas that admit requests promptly (see `ADMISSION_SHARE`)."""
     target = problem.slo.ttft
 

@@ -85,7 +85,8 @@ class Space:
             self._operators[device.name] = Operators(device, self.problem.engine.name, self.store)
         operators = self._operators[device.name]
         problem = self.problem
-        return StepModel(problem.model, device, problem.engine, precision, operators)
+        routing = problem.query.routing
+        return StepModel(problem.model, device, problem.engine, precision, operators, routing)
 
     def _structure_counts(self) -> list[tuple[str, int]]:
         layouts = all_layouts(self.max_world)
@@ -152,10 +153,16 @@ class Space:
         batches = decode_batches()
         if role == "decode":
             return Axes(batches, np.zeros_like(batches), traffic)
-        # Every batch with every chunk that can keep its slots filled.
         batch, chunk = (a.ravel() for a in np.meshgrid(batches, CHUNKS, indexing="ij"))
-        sustained = Axes(batch, chunk, traffic).mixed_share <= 1.0
-        return Axes(batch[sustained], chunk[sustained], traffic)
+        # A chunk that keeps the slots filled (or one slot as far as it goes)...
+        needed = batch * traffic.mean_new_tokens / traffic.outputs.mean
+        kept = (needed <= chunk) | (batch == 1)
+        # ...and no larger than a prompt, or than the prompts that arrive in an iteration: prompts
+        # are not held back to fill it.
+        enough = np.maximum(needed, traffic.mean_new_tokens)[:, None] <= CHUNKS
+        largest = np.where(enough.any(axis=1), CHUNKS[enough.argmax(axis=1)], CHUNKS[-1])
+        kept &= chunk <= largest
+        return Axes(batch[kept], chunk[kept], traffic)
 
     def sweep(self, role: Role, offer: Offer, precision: Precision) -> tuple[Candidates, Funnel]:
         """Every configuration of a role on a device: those feasible, and the funnel."""

@@ -158,9 +158,11 @@ def test_continuous_throughput_is_sequences_in_flight_over_their_stay(step: Step
     for traffic in (FIXED, SPREAD):
         estimate = continuous(step, LAYOUTS, traffic, batch, chunk)
         assert estimate.slots == pytest.approx(batch * DP * PP)
-        assert estimate.qps == pytest.approx(
-            estimate.slots / (traffic.outputs.mean * estimate.ttit_s)
-        )
+        full = estimate.slots / (traffic.outputs.mean * estimate.ttit_s)
+        # Slots that chunks cannot keep filled are served by what the chunks let in.
+        let_in = DP * PP * chunk / (traffic.mean_new_tokens * estimate.mixed_s)
+        filled = batch * traffic.mean_new_tokens / traffic.outputs.mean <= chunk
+        assert estimate.qps == pytest.approx(np.where(filled, full, let_in))
 
 
 def test_iterations_carry_the_prompt_tokens_that_decodes_use_up(step: StepModel) -> None:
@@ -168,7 +170,7 @@ def test_iterations_carry_the_prompt_tokens_that_decodes_use_up(step: StepModel)
     for traffic in (FIXED, SPREAD):
         estimate = continuous(step, LAYOUTS, traffic, batch, chunk)
         needed = batch * traffic.mean_new_tokens / traffic.outputs.mean
-        assert estimate.mixed_share[0] * chunk == pytest.approx(needed)
+        assert estimate.mixed_share[0] * chunk == pytest.approx(np.minimum(needed, chunk))
         share = estimate.mixed_share
         mean = share * estimate.mixed_s + (1 - share) * estimate.pure_s
         assert estimate.ttit_s == pytest.approx(mean)
@@ -242,7 +244,7 @@ def test_one_output_token_makes_it_a_prefill_server(step: StepModel) -> None:
 def test_continuous_never_beats_time_sharing_the_two_phases_by_much(step: StepModel) -> None:
     """Mixing saves one pass over the weights per iteration, and nothing else."""
     layout = parse_layout("attn:TP8 ffn:TP8")
-    batch, chunk = grid([8, 64, 256], [2000])
+    batch, chunk = grid([8, 64, 128], [2000])
     both = continuous(step, layout, FIXED, batch, chunk)
     p = prefill(step, layout, FIXED, np.array([1], dtype=np.int64)).qps
     d = decode(step, layout, FIXED, batch).qps

@@ -19,6 +19,7 @@ from planner.pairing import (
     cheapest_fleets,
     make_choice,
     rank,
+    replicas_for_links,
     transfer_s,
 )
 from planner.problem import Problem
@@ -94,23 +95,27 @@ def every_continuous(problem: Problem, pool: Candidates, qps: float) -> list[Cho
 
 def every_pair(problem: Problem, p: Candidates, d: Candidates, qps: float) -> list[Choice]:
     """Each prefill candidate with each decode candidate, sized by the same functions."""
-    decode = sizing.replicas_for_slots(problem, d, qps)
+    least = np.maximum(sizing.least_replicas(problem, d, qps), replicas_for_links(problem, d, qps))
+    most = sizing.prompt_admission(problem, d, qps)
+    by_links = replicas_for_links(problem, p, qps)
     moving = transfer_s(problem, p, d)
     choices = []
-    for j, n_decode in enumerate(decode):
-        if n_decode == sizing.UNREACHABLE:
-            continue
+    for j in range(len(d)):
         one = d.take(np.array([j]))
-        admission = sizing.slot_waiting(problem, one, np.array([float(n_decode)]), qps).mean_s[0]
-        extra = moving[:, j] + admission
-        left = np.full(len(p), slack(problem, one)[0])
-        prefill = sizing.replicas_for_ttft(problem, p, qps, extra, left)
-        for i, n_prefill in enumerate(prefill):
-            if n_prefill != sizing.UNREACHABLE:
-                pools = [Pool(p, i, int(n_prefill)), Pool(d, j, int(n_decode))]
-                choice = make_choice(pools, float(moving[i, j]))
-                if choice:
-                    choices.append(choice)
+        last = least[j] if most[j] == sizing.UNREACHABLE else max(most[j], least[j])
+        for n_decode in range(int(least[j]), int(last) + 1):
+            count = np.array([float(n_decode)])
+            admission = sizing.slot_waiting(problem, one, count, qps).mean_s[0]
+            extra = moving[:, j] + admission
+            left = np.full(len(p), slack(problem, one)[0])
+            prefill = sizing.replicas_for_ttft(problem, p, qps, extra, left, moving[:, j])
+            for i, n_prefill in enumerate(prefill):
+                if n_prefill != sizing.UNREACHABLE:
+                    enough = max(int(n_prefill), int(by_links[i]))
+                    pools = [Pool(p, i, enough), Pool(d, j, n_decode)]
+                    choice = make_choice(pools, float(moving[i, j]))
+                    if choice:
+                        choices.append(choice)
     return choices
 
 

@@ -66,7 +66,7 @@ def test_the_fewest_decode_replicas_that_admit_promptly(
     qps = problem.qps
     assert qps is not None
     assert problem.slo.ttft is not None
-    found = sizing.replicas_for_slots(problem, pool, qps).astype(float)
+    found = sizing.prompt_admission(problem, pool, qps).astype(float)
     limit = sizing.ADMISSION_SHARE * problem.slo.ttft.seconds
     assert np.all(sizing.slot_waiting(problem, pool, found, qps).mean_s <= limit)
     assert np.all(qps <= pool.qps * found * problem.max_utilization * (1 + 1e-9))

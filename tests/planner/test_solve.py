@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -438,3 +440,9 @@ def test_devices_without_tables_are_told_apart(solved: Solved) -> None:
     assert all(f.measured_share == 0 for f in analytic)
     if any(pool.device == "mi300x" for pool in plan.best.pools):
         assert any("mi300x" in note for note in plan.notes)
+
+
+def test_the_package_offers_its_names_to_a_fresh_interpreter() -> None:
+    code = "from planner import Plan, Query, load_query, solve; print(callable(solve))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "True"
