@@ -68,7 +68,8 @@ class ContinuousEstimate:
     Attributes:
         mixed_s: an iteration with a full prefill chunk, as a running request sees it.
         pure_s: an iteration of decodes alone.
-        mixed_share: share of iterations that carry a chunk.
+        mixed_share: share of iterations that carry a chunk, on one attention rank.
+        stalled_share: share of iterations in which any rank carries one; all wait for it.
         ttit_s: mean over iterations, every slot taken.
         prefill_s: iterations that one prompt takes, by representative input, (L, C, J).
         slots: sequences in flight.
@@ -80,6 +81,7 @@ class ContinuousEstimate:
     mixed_s: FloatArray
     pure_s: FloatArray
     mixed_share: FloatArray
+    stalled_share: FloatArray
     ttit_s: FloatArray
     prefill_s: FloatArray
     slots: FloatArray
@@ -94,7 +96,7 @@ class ContinuousEstimate:
         """
         if percentile is None:
             return self.ttit_s
-        mixed = self.mixed_share > 1.0 - percentile / 100.0
+        mixed = self.stalled_share > 1.0 - percentile / 100.0
         return np.where(mixed, self.mixed_s, self.pure_s)
 
 
@@ -194,6 +196,7 @@ def continuous(
         mixed_s=mixed_s,
         pure_s=pure_s,
         mixed_share=share,
+        stalled_share=1.0 - (1.0 - share) ** layouts.dp_a.astype(float)[:, None],
         ttit_s=ttit,
         prefill_s=mixed_s[:, :, None] * chunks[None],
         slots=slots,
