@@ -208,7 +208,7 @@ def test_mixed_iterations_are_the_longer_ones(step: StepModel) -> None:
 
 def test_a_percentile_between_tokens_is_a_whole_iterations_time(step: StepModel) -> None:
     batch, chunk = grid([16], [8192])
-    estimate = continuous(step, LAYOUTS, FIXED, batch, chunk)
+    estimate = continuous(step, LAYOUTS[LAYOUTS.dp_a == 1], FIXED, batch, chunk)
     share = estimate.mixed_share[0, 0]
     assert 0 < share < 0.5
     assert np.array_equal(estimate.ttit_at(None), estimate.ttit_s)
@@ -217,6 +217,15 @@ def test_a_percentile_between_tokens_is_a_whole_iterations_time(step: StepModel)
     above, below = 100 * (1 - share) + 0.01, 100 * (1 - share) - 0.01
     assert np.array_equal(estimate.ttit_at(above), estimate.mixed_s)
     assert np.array_equal(estimate.ttit_at(below), estimate.pure_s)
+
+
+def test_all_ranks_wait_for_any_ranks_chunk(step: StepModel) -> None:
+    batch, chunk = grid([16], [8192])
+    estimate = continuous(step, LAYOUTS, FIXED, batch, chunk)
+    assert estimate.stalled_share == pytest.approx(1 - (1 - estimate.mixed_share) ** DP)
+    often = 100 * (1 - estimate.mixed_share.item(0)) - 0.01  # on one rank, rarer than this
+    waits = estimate.ttit_at(often)
+    assert np.array_equal(waits, np.where(DP > 1, estimate.mixed_s, estimate.pure_s))
 
 
 def test_hardly_any_prefill_leaves_decode(step: StepModel) -> None:
