@@ -342,6 +342,7 @@ def _explain_sizing(space: Space, result: SearchResult) -> str:
     )
     return (
         f"inventory: {qps:g} requests/s need at least {needs}, as a {choice.kind} fleet. "
+        "Pools of different devices are not added up. "
         "Nearest relaxations: more inventory, less demand (workload.qps: max finds the most the "
         "inventory serves), or looser latency targets."
     )
