@@ -18,6 +18,9 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
+SPIKE = 3.0
+"""A measurement this many times as far from its roofline as both neighbours is an outlier."""
+
 UNKNOWN_CORNERS = 0.1
 """A point counts as measured while unmeasured corners of its grid cell weigh at most this."""
 
@@ -69,7 +72,7 @@ class RatioTable:
             grid[cells] = logs
         else:
             grid[cells] = [np.median(part) for part in np.split(logs, starts[1:])]
-        log_ratio, inside = _fill(grid.reshape(shape), axes)
+        log_ratio, inside = _fill(_without_spikes(grid.reshape(shape)), axes)
         return cls(slices, np.asarray(weights, dtype=float), tuple(axes), log_ratio, inside)
 
     def nearest_slice(self, keys: FloatArray) -> tuple[NDArray[np.intp], BoolArray]:
@@ -124,6 +127,21 @@ def _log2(values: FloatArray) -> FloatArray:
     values = np.asarray(values, dtype=float)
     result: FloatArray = np.log2(np.where(values > 0, values, 0.5))
     return result
+
+
+def _without_spikes(grid: FloatArray) -> FloatArray:
+    """Take out points that cost several times both their neighbours along an axis.
+
+    Kernels change between neighbouring shapes, but none is slow at one size alone: such a
+    point is a benchmark that was disturbed.
+    """
+    spikes = np.zeros(grid.shape, dtype=bool)
+    for d in range(1, grid.ndim):
+        lines = np.moveaxis(grid, d, -1)
+        inner = lines[..., 1:-1]
+        higher = np.maximum(lines[..., :-2], lines[..., 2:])
+        np.moveaxis(spikes, d, -1)[..., 1:-1] |= inner > higher + np.log(SPIKE)
+    return np.where(spikes, np.nan, grid)
 
 
 def _fill(grid: FloatArray, axes: Sequence[FloatArray]) -> tuple[FloatArray, BoolArray]:

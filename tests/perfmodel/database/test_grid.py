@@ -16,7 +16,7 @@ FloatArray = NDArray[np.float64]
 NO_SLICE = np.zeros(1, dtype=np.intp)
 
 axis = st.lists(st.integers(1, 10_000), min_size=1, max_size=5, unique=True).map(sorted)
-ratios = st.floats(0.5, 50.0)
+ratios = st.floats(1.0, 2.9)  # closer together than an outlier and its neighbours
 
 
 def table(points: list[tuple[float, ...]], values: list[float]) -> RatioTable:
@@ -164,3 +164,13 @@ def test_lookup_broadcasts_slices_and_coordinates() -> None:
     assert ratio == pytest.approx(np.array([[1.0, 2.0, 2.0], [3.0, 4.0, 4.0]]))
     assert inside.tolist() == [[True, True, False]] * 2
     assert built.floor(0) == 1.0
+
+
+def test_a_point_far_above_both_neighbours_is_taken_for_an_outlier() -> None:
+    points = [(1.0,), (2.0,), (4.0,), (8.0,)]
+    spiked = table(points, [2.0, 20.0, 2.0, 2.0])
+    assert at(spiked, 2)[0] == pytest.approx(2.0)
+    rising = table(points, [2.0, 5.0, 20.0, 2.0])
+    assert at(rising, 2)[0] == pytest.approx(5.0)
+    edge = table(points, [20.0, 2.0, 2.0, 2.0])
+    assert at(edge, 1)[0] == pytest.approx(20.0)
