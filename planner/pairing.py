@@ -304,7 +304,13 @@ def _best_pair(
     start, size = 0, 512
     while start < len(prefill.pool):
         bound = price(least_devices[start], d.devices)
-        open_ = np.flatnonzero(bound < limit if best is None else bound <= best[0])
+        fewest = least_devices[start] * p_offer.usd_per_device_hour
+        least_idle = fewest + d.devices * d_offer.usd_per_device_hour
+        open_ = np.flatnonzero(
+            bound < limit
+            if best is None
+            else (bound < best[0]) | ((bound == best[0]) & (least_idle < best[1]))
+        )
         if len(open_) == 0:
             break
         rows = np.arange(start, min(start + size, len(prefill.pool)))
