@@ -95,7 +95,8 @@ def breakdown(step: StepModel, layout: Layouts, work: StepWork) -> Breakdown:
                         bound=Bound(int(call.time.bound[row, 0])).name.lower(),
                     )
                 )
-        candidates.append(Breakdown(tuple(shares), step.engine.iteration_overhead_s))
+        overhead = float(step.overhead_s(sum(stage.counts), work)[0])
+        candidates.append(Breakdown(tuple(shares), overhead))
     return max(candidates, key=lambda b: b.total_s)
 
 

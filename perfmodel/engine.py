@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from perfmodel.correction import NEUTRAL, Correction, load_corrections
 from perfmodel.errors import InputError
 
 GIB = 2.0**30
@@ -14,40 +15,55 @@ class EngineProfile:
     """A runtime's fixed costs.
 
     Attributes:
-        iteration_overhead_s: scheduling, sampling and launch time of a step that no
-            operator accounts for.
+        correction: what an engine's service adds to the operators' times.
         reserve_bytes: device memory taken by the driver context, libraries and captured graphs.
         group_buffer_bytes: communication buffers of a replica of more than one device.
         fragmentation: share of the device's memory that the allocator cannot use.
+        mixes_prefill: decodes ride along in an iteration with prompts, by default.
+        step_tokens: prompt tokens of an iteration, by default.
     """
 
     name: str
     title: str
-    iteration_overhead_s: float
+    correction: Correction
     reserve_bytes: float
     group_buffer_bytes: float
     fragmentation: float
+    mixes_prefill: bool = True
+    step_tokens: int = 8192
 
 
-# Assumed, not measured: engines by default leave about a tenth of a device's memory outside
+# Memory: assumed, not measured: engines by default leave about a tenth of a device's memory outside
 # weights and cache (TensorRT-LLM's free_gpu_memory_fraction and vLLM's
 # gpu_memory_utilization are both 0.9).
 ENGINES = {
     profile.name: profile
     for profile in (
-        EngineProfile("trtllm", "TensorRT-LLM", 0.5e-3, 3 * GIB, 0.5 * GIB, 0.05),
-        EngineProfile("vllm", "vLLM", 1.0e-3, 3 * GIB, 0.5 * GIB, 0.05),
-        EngineProfile("sglang", "SGLang", 1.0e-3, 3 * GIB, 0.5 * GIB, 0.05),
+        EngineProfile("trtllm", "TensorRT-LLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05),
+        EngineProfile("vllm", "vLLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05),
+        EngineProfile("sglang", "SGLang", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05, False),
     )
 }
+"""Serving engines: those that a query may name."""
+
+PYTORCH = EngineProfile("pytorch", "PyTorch", NEUTRAL, 0.5 * GIB, 0.0, 0.05)
+"""Plain PyTorch, under whose name `perfmodel.collect` stores what it measures.
+
+Not a serving engine, and so not in `ENGINES`: nothing schedules or batches. Its timings
+include the dispatch of each operator (on a CPU) or exclude it (CUDA graphs), so that no
+overhead of a step is assumed.
+"""
 
 
 def engine_profile(name: str) -> EngineProfile:
-    """The profile of an engine.
+    """The profile of an engine, with the correction shipped for it.
 
     Raises:
         InputError: unknown engine.
     """
+    if name == PYTORCH.name:
+        return PYTORCH
     if name not in ENGINES:
         raise InputError(f"unknown engine {name!r}; expected one of {', '.join(ENGINES)}")
-    return ENGINES[name]
+    profile = ENGINES[name]
+    return replace(profile, correction=load_corrections().get(name, NEUTRAL))

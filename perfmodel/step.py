@@ -65,9 +65,19 @@ class StepModel:
         self.precision = precision
         self._kit = ModuleKit(model, precision, operators, routing)
 
-    def calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
-        """Every operator call of the step."""
+    def measured_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
+        """Every operator call of the step, at the times of the tables."""
         return step_calls(self._kit, layouts, work)
+
+    def calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
+        """Every operator call of the step, at its time in service."""
+        correction = self.engine.correction
+        return (correction.apply(call, work) for call in self.measured_calls(layouts, work))
+
+    def overhead_s(self, layers: int, work: StepWork) -> FloatArray:
+        """What no operator accounts for in a pipeline stage of so many layers, (C,)."""
+        correction = self.engine.correction
+        return correction.step_overhead_s(work) + layers * correction.layer_overhead_s(work)
 
     def time(self, layouts: Layouts, work: StepWork) -> StepTime:
         """Pace and latency of every layout (L) under every column of work (C)."""
@@ -77,7 +87,7 @@ class StepModel:
             of_pp = np.flatnonzero(layouts.pp == pp)
             for start in range(0, len(of_pp), ROWS):
                 rows = of_pp[start : start + ROWS]
-                pace[rows], latency[rows] = self._pipeline(int(pp), rows, parts)
+                pace[rows], latency[rows] = self._pipeline(int(pp), rows, parts, work)
         return StepTime(pace, latency)
 
     def _parts(self, layouts: Layouts, work: StepWork) -> dict[Part, list[Gather]]:
@@ -96,7 +106,7 @@ class StepModel:
         return parts
 
     def _pipeline(
-        self, pp: int, rows: NDArray[np.intp], parts: dict[Part, list[Gather]]
+        self, pp: int, rows: NDArray[np.intp], parts: dict[Part, list[Gather]], work: StepWork
     ) -> tuple[FloatArray, FloatArray]:
         """Pace and latency of layouts with the same number of stages."""
 
@@ -107,14 +117,15 @@ class StepModel:
         layer = [total((LAYER, g)) for g in groups]
         first, last = total((EMBEDDING, 0)), total((HEAD, 0))
         boundary = total((BOUNDARY, 0)) if pp > 1 else 0.0
-        overhead = self.engine.iteration_overhead_s
         pace: FloatArray | float = 0.0
         for stage in stages(self.model, pp):
+            overhead = self.overhead_s(sum(stage.counts), work)
             seconds = boundary + overhead + stage.first * first + stage.last * last
             for count, time in zip(stage.counts, layer, strict=True):
                 seconds = seconds + count * time
             pace = np.maximum(pace, seconds)
-        latency = first + last + (pp - 1) * boundary + pp * overhead
+        fixed = pp * self.overhead_s(0, work) + self.overhead_s(self.model.layers, work)
+        latency = first + last + (pp - 1) * boundary + fixed - self.overhead_s(0, work)
         for group, time in zip(self.model.groups, layer, strict=True):
             latency = latency + group.count * time
         return np.asarray(pace), np.asarray(latency)

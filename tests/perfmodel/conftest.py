@@ -10,6 +10,7 @@ import pytest
 
 from perfmodel.architecture import load_model
 from perfmodel.database import PerfStore
+from perfmodel.correction import NEUTRAL
 from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.hardware import Device, load_device
 from perfmodel.operators import Operators
@@ -28,7 +29,7 @@ IDEAL = replace(
 )
 """A device on which communication costs nothing, for what parallelism does to the rest."""
 
-NO_OVERHEAD = EngineProfile("trtllm", "no fixed costs", 0.0, 0.0, 0.0, 0.0)
+NO_OVERHEAD = EngineProfile("trtllm", "no fixed costs", NEUTRAL, 0.0, 0.0, 0.0)
 
 
 @lru_cache

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfmodel.architecture import ModelArchitecture, load_model
+from perfmodel.correction import NEUTRAL
 from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.hardware import load_device
 from perfmodel.layout import Layouts, parse_layout
@@ -19,7 +20,7 @@ from perfmodel.precision import Precision
 from perfmodel.work import StepWork, stages
 
 H100 = load_device("h100_sxm")
-BARE = EngineProfile("trtllm", "no reserve", 0.0, 0.0, 0.0, 0.0)
+BARE = EngineProfile("trtllm", "no reserve", NEUTRAL, 0.0, 0.0, 0.0)
 BF16 = Precision()
 LLAMA, MIXTRAL = load_model("meta-llama/Llama-3.1-70B"), load_model("mistralai/Mixtral-8x7B-v0.1")
 DEEPSEEK, GPT_OSS = load_model("deepseek-ai/DeepSeek-V3"), load_model("openai/gpt-oss-120b")

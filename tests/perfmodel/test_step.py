@@ -144,7 +144,7 @@ def test_a_prompt_crosses_one_boundary_less_than_there_are_stages(step_model: St
     for pp in (2, 4, 8):
         layout = f"attn:TP8 ffn:TP8 PP{pp}"
         boundary = named_s(step, layout, PREFILL)["pipeline_send"]
-        passed = (pp - 1) * (boundary + step.engine.iteration_overhead_s)
+        passed = (pp - 1) * (boundary + step.engine.correction.iteration_overhead_s)
         assert latency(step, layout, PREFILL) == pytest.approx(flat + passed)
 
 
@@ -439,7 +439,8 @@ def test_pace_and_latency_bound_each_other(step_model: StepOf, model: str) -> No
     time = step.time(layouts, WORKS)
     pp = layouts.pp[:, None]
     assert np.all(time.pace_s > 0)
-    assert np.all(time.pace_s <= time.latency_s * (1 + 1e-9) + step.engine.iteration_overhead_s)
+    overhead = step.engine.correction.iteration_overhead_s
+    assert np.all(time.pace_s <= time.latency_s * (1 + 1e-9) + overhead)
     assert np.all(time.latency_s <= pp * time.pace_s * (1 + 1e-9))
     single = layouts.pp == 1
     assert np.allclose(time.pace_s[single], time.latency_s[single], rtol=1e-12)

@@ -1,0 +1,302 @@
+"""How far predicted TTFT and TPOT are from measured deployments.
+
+    python experiments/accuracy_end_to_end.py --rows ROWS.csv --out PREDICTIONS.csv
+    python experiments/accuracy_end_to_end.py --rows ROWS.csv --cross-validate
+
+The first form predicts a file of deployments under the shipped corrections; its measured
+columns may be absent. The second needs them: it fits the corrections on some models and
+tests them on the others, in turn, so that no row is predicted by constants that saw its
+model; it prints errors before and after beside the peer's on the same rows
+(`results/peer_end_to_end.csv`, made by `peer_end_to_end.py`), and draws the figure.
+`--fit CORRECTIONS.yaml` writes the constants fitted to all rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import statistics
+import sys
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from perfmodel.calibration import fit
+from perfmodel.correction import NEUTRAL, Correction, dump_corrections
+from perfmodel.deployments import read_deployments
+from perfmodel.errors import InputError
+from perfmodel.serving import Served, Server
+
+RESULTS = Path(__file__).parent / "results"
+PEER = RESULTS / "peer_end_to_end.csv"
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One row: measured and predicted, (TTFT, TPOT) in seconds."""
+
+    id: str
+    keys: tuple[str, ...]
+    measured: tuple[float, float]
+    before: tuple[float, float]
+    after: tuple[float, float]
+
+
+def serve_all(path: Path) -> list[Served]:
+    """Every row that can be predicted; the reason of each other goes to standard error."""
+    server, served = Server(), []
+    for row in track(read_deployments(path), "reading", console=Console(stderr=True)):
+        try:
+            if isinstance(row, InputError):
+                raise row
+            served.append(server.serve(row))
+        except InputError as error:
+            name = "" if isinstance(row, InputError) else f"{row.id}: "
+            print(f"left out: {name}{error}", file=sys.stderr)
+    return served
+
+
+def predict(served: Served) -> tuple[str, float, float]:
+    """Row, TTFT and TPOT in milliseconds under the shipped correction."""
+    seen = served.play()
+    return served.deployment.id, seen.ttft_s * 1e3, seen.tpot_s * 1e3
+
+
+def write_predictions(rows: list[Served], path: Path) -> None:
+    """Predict all rows and write the file at once."""
+    with ProcessPoolExecutor() as executor:
+        predictions = list(executor.map(predict, rows, chunksize=32))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "predicted_ttft_ms", "predicted_tpot_ms"])
+        writer.writerows([name, f"{ttft:.4f}", f"{tpot:.5f}"] for name, ttft, tpot in predictions)
+
+
+def fold_of(model: str, models: list[str]) -> int:
+    """Which fold a model is in; each of few models is one of its own."""
+    return models.index(model) % FOLDS
+
+
+def fit_engine(rows: list[Served], model: str) -> Correction:
+    """Constants of the rows' engine from all models but those in one's fold."""
+    models = sorted({row.deployment.model for row in rows})
+    fold = fold_of(model, models)
+    others = [row for row in rows if fold_of(row.deployment.model, models) != fold]
+    # An engine measured with one model alone cannot be validated over models.
+    return fit(others) if others else NEUTRAL
+
+
+def cross_validate(rows: list[Served]) -> list[Seen]:
+    """Each measured row predicted by constants that were fitted without its model."""
+    groups: dict[tuple[str, str], list[Served]] = defaultdict(list)
+    engines: dict[str, list[Served]] = defaultdict(list)
+    for row in rows:
+        if row.deployment.measured is not None:
+            groups[row.deployment.engine, row.deployment.model].append(row)
+            engines[row.deployment.engine].append(row)
+    with ProcessPoolExecutor() as executor:
+        fits = {key: executor.submit(fit_engine, engines[key[0]], key[1]) for key in sorted(groups)}
+        jobs = [
+            executor.submit(compare, row, fits[key].result())
+            for key, members in groups.items()
+            for row in members
+        ]
+        return [job.result() for job in jobs]
+
+
+def compare(row: Served, correction: Correction) -> Seen:
+    """One row before and after correction."""
+    deployment = row.deployment
+    assert deployment.measured is not None
+    before, after = row.play(NEUTRAL), row.play(correction)
+    keys = (
+        "all",
+        f"mode {deployment.mode}",
+        f"device {deployment.device} {deployment.mode}",
+        f"engine {deployment.engine} {deployment.mode}",
+        f"model {deployment.model.rsplit('/', 1)[-1]} {deployment.mode}",
+    )
+    return Seen(
+        deployment.id,
+        keys,
+        deployment.measured,
+        (before.ttft_s, before.tpot_s),
+        (after.ttft_s, after.tpot_s),
+    )
+
+
+def peer_predictions() -> dict[str, tuple[float, float]]:
+    """The peer's TTFT and TPOT in seconds by row, where it has a prediction."""
+    if not PEER.is_file():
+        return {}
+    found = {}
+    with PEER.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["predicted_ttft_ms"] and row["predicted_tpot_ms"]:
+                values = (
+                    float(row["predicted_ttft_ms"]) / 1e3,
+                    float(row["predicted_tpot_ms"]) / 1e3,
+                )
+                if min(values) > 0:
+                    found[row["id"]] = values
+    return found
+
+
+def errors(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    """Median and mean absolute relative error of (predicted, measured)."""
+    relative = [abs(predicted / measured - 1) for predicted, measured in pairs]
+    if not relative:
+        return {}
+    return {"median": statistics.median(relative), "mean": statistics.fmean(relative)}
+
+
+def summarize(seen: list[Seen]) -> dict[str, dict[str, object]]:
+    """By group: rows, and errors before, after and of the peer, for TTFT and TPOT."""
+    peer = peer_predictions()
+    groups: dict[str, list[Seen]] = defaultdict(list)
+    for row in seen:
+        for key in row.keys:
+            groups[key].append(row)
+    summary: dict[str, dict[str, object]] = {}
+    for key, rows in sorted(groups.items(), key=lambda item: (item[0] != "all", item[0])):
+        entry: dict[str, object] = {"rows": len(rows)}
+        shared = [row for row in rows if row.id in peer]
+        entry["peer_rows"] = len(shared)
+        for i, name in enumerate(("ttft", "tpot")):
+            entry[name] = {
+                "before": errors([(r.before[i], r.measured[i]) for r in rows]),
+                "after": errors([(r.after[i], r.measured[i]) for r in rows]),
+                "after_on_peer_rows": errors([(r.after[i], r.measured[i]) for r in shared]),
+                "peer": errors([(peer[r.id][i], r.measured[i]) for r in shared]),
+            }
+        summary[key] = entry
+    return summary
+
+
+def show(summary: dict[str, dict[str, object]]) -> None:
+    """Print medians by group."""
+    table = Table("group", "rows", box=None)
+    for name in ("TPOT raw", "fitted", "(mean)", "TTFT raw", "fitted", "(mean)"):
+        table.add_column(name, justify="right")
+    for name in ("peer's rows", "TPOT ours", "peer", "TTFT ours", "peer"):
+        table.add_column(name, justify="right")
+
+    def percent(values: dict[str, float], kind: str = "median") -> str:
+        return f"{values[kind]:.1%}" if values else "-"
+
+    for key, entry in summary.items():
+        cells = [key, str(entry["rows"])]
+        for name in ("tpot", "ttft"):
+            part = entry[name]
+            assert isinstance(part, dict)
+            cells += [
+                percent(part["before"]),
+                percent(part["after"]),
+                percent(part["after"], "mean"),
+            ]
+        cells.append(str(entry["peer_rows"]))
+        for name in ("tpot", "ttft"):
+            part = entry[name]
+            assert isinstance(part, dict)
+            cells += [percent(part["after_on_peer_rows"]), percent(part["peer"])]
+        table.add_row(*cells)
+    Console(width=170).print(table)
+
+
+def draw(seen: list[Seen], path: Path) -> None:
+    """Simulated against measured, log axes, with the 5 % band."""
+    import altair as alt
+
+    rows = [
+        {
+            "device": row.keys[2].split()[1],
+            "mode": row.keys[1].split()[1],
+            "metric": name,
+            "measured": row.measured[i] * 1e3,
+            "simulated": row.after[i] * 1e3,
+        }
+        for row in seen
+        for i, name in enumerate(("TTFT", "TPOT"))
+    ]
+    charts = []
+    for name in ("TTFT", "TPOT"):
+        part = [row for row in rows if row["metric"] == name]
+        low = min(float(row["measured"]) for row in part) / 1.5
+        high = max(float(row["measured"]) for row in part) * 1.5
+        domain = alt.Scale(type="log", domain=[low, high])
+        ends = [
+            {"x": x, "low": x / 1.05, "high": x * 1.05}
+            for x in (low * (high / low) ** (i / 40) for i in range(41))
+        ]
+        band = (
+            alt.Chart(alt.Data(values=ends))
+            .mark_area(opacity=0.35, color="grey")
+            .encode(x=alt.X("x:Q", scale=domain), y=alt.Y("low:Q", scale=domain), y2="high:Q")
+        )
+        points = (
+            alt.Chart(alt.Data(values=part))
+            .mark_point(size=9, opacity=0.6, clip=True)
+            .encode(
+                x=alt.X("measured:Q", scale=domain, title=f"measured {name}, ms"),
+                y=alt.Y("simulated:Q", scale=domain, title=f"simulated {name}, ms"),
+                color=alt.Color("device:N"),
+                shape=alt.Shape("mode:N"),
+            )
+        )
+        charts.append((band + points).properties(width=380, height=380))
+    alt.hconcat(*charts).save(str(path))
+
+
+def fit_all(rows: list[Served], path: Path) -> None:
+    """Write the constants of every engine, fitted to all its rows."""
+    engines: dict[str, list[Served]] = defaultdict(list)
+    for row in rows:
+        engines[row.deployment.engine].append(row)
+    with ProcessPoolExecutor() as executor:
+        jobs = {name: executor.submit(fit, members) for name, members in sorted(engines.items())}
+        fitted = {name: job.result() for name, job in jobs.items()}
+    comment = (
+        "Fitted by `python experiments/accuracy_end_to_end.py --rows ROWS.csv --fit` to public\n"
+        "measured deployments; perfmodel/correction.py says what each constant is."
+    )
+    path.write_text(dump_corrections(fitted, comment))
+
+
+def main() -> None:
+    """Run what the options ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", type=Path, required=True, help="CSV of deployments")
+    parser.add_argument("--out", type=Path, help="write predictions here")
+    parser.add_argument(
+        "--cross-validate", action="store_true", help="fit on some models, test on others"
+    )
+    parser.add_argument("--fit", type=Path, help="write corrections fitted to all rows here")
+    options = parser.parse_args()
+    try:
+        served = serve_all(options.rows)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    if options.fit:
+        fit_all(served, options.fit)
+    if options.out:
+        write_predictions(served, options.out)
+    if options.cross_validate:
+        seen = cross_validate(served)
+        summary = summarize(seen)
+        show(summary)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "accuracy_end_to_end.json").write_text(json.dumps(summary, indent=1) + "\n")
+        draw(seen, RESULTS / "accuracy_end_to_end.svg")
+
+
+if __name__ == "__main__":
+    main()

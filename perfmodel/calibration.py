@@ -1,0 +1,150 @@
+"""Fit an engine's constants to measured deployments.
+
+The loss is the mean absolute log-ratio of predicted to measured TPOT and TTFT, cut off so
+that a row whose deployment was something else than it says (speculation that it does not
+mention, a cold start) pulls no more than any other; a small penalty keeps factors near one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.correction import Correction
+from perfmodel.errors import InputError
+from perfmodel.serving import Served
+
+FloatArray = NDArray[np.float64]
+
+STEP = {
+    "iteration_overhead_s": 1e-3,
+    "sequence_overhead_s": 2e-5,
+    "layer_gap_s": 2e-4,
+    "collective_factor": 1.0,
+    "expert_factor": 1.0,
+    "shared_overlap": 1.0,
+    "prefill_factor": 1.0,
+    "request_overhead_s": 0.05,
+    "handover_s": 0.2,
+    "first_token_steps": 5.0,
+    "speculative_tokens": 1.0,
+}
+"""A typical size of each constant: the unit in which it is searched."""
+
+START = Correction(
+    iteration_overhead_s=5e-4,
+    sequence_overhead_s=5e-6,
+    layer_gap_s=1e-4,
+    shared_overlap=0.3,
+    prefill_factor=1.1,
+    request_overhead_s=0.04,
+    handover_s=0.2,
+    first_token_steps=2.0,
+    speculative_tokens=1.2,
+)
+"""Where the search begins."""
+
+CONTINUOUS = (
+    "iteration_overhead_s",
+    "sequence_overhead_s",
+    "layer_gap_s",
+    "collective_factor",
+    "expert_factor",
+    "shared_overlap",
+    "prefill_factor",
+    "request_overhead_s",
+    "first_token_steps",
+)
+DISAGGREGATED = ("handover_s", "speculative_tokens")
+
+FACTORS = ("collective_factor", "expert_factor", "prefill_factor")
+CUT, TTFT_WEIGHT, PENALTY = 0.7, 0.5, 0.01
+LARGEST_CLIENTS = 256
+"""Larger loads take long to play and say the same."""
+
+
+def fit(
+    rows: Sequence[Served], *, sample: int = 120, trials: int = 200, seed: int = 0
+) -> Correction:
+    """The constants of one engine.
+
+    Args:
+        rows: measured deployments of that engine.
+        sample: how many rows to play, drawn evenly over models.
+        trials: evaluations of the loss.
+
+    Raises:
+        InputError: no row was measured.
+    """
+    measured = [row for row in rows if row.deployment.measured is not None]
+    if not measured:
+        raise InputError("no measured deployment to fit to")
+    found = START
+    for mode, names in (("agg", CONTINUOUS), ("disagg", DISAGGREGATED)):
+        of_mode = [row for row in measured if row.deployment.mode == mode]
+        if of_mode:
+            found = _search(found, names, _drawn(of_mode, sample, seed), trials)
+        else:
+            neutral = Correction()
+            found = replace(found, **{name: getattr(neutral, name) for name in names})
+    return found
+
+
+def log_errors(row: Served, correction: Correction) -> tuple[float, float]:
+    """Log-ratio of predicted to measured TTFT and TPOT."""
+    assert row.deployment.measured is not None
+    seen = row.play(correction)
+    ttft, tpot = row.deployment.measured
+    return math.log(seen.ttft_s / ttft), math.log(seen.tpot_s / tpot)
+
+
+def _drawn(rows: Sequence[Served], count: int, seed: int) -> list[Served]:
+    """Rows in equal numbers of each model and device where there are so many."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    kinds: dict[tuple[str, str], list[Served]] = {}
+    for i in order:
+        row = rows[int(i)]
+        if row.deployment.load.clients <= LARGEST_CLIENTS:
+            kinds.setdefault((row.deployment.model, row.deployment.device), []).append(row)
+    drawn: list[Served] = []
+    while len(drawn) < count and any(kinds.values()):
+        for members in kinds.values():
+            if members and len(drawn) < count:
+                drawn.append(members.pop())
+    return drawn or list(rows)
+
+
+def _search(
+    start: Correction, names: Sequence[str], rows: Sequence[Served], trials: int
+) -> Correction:
+    from scipy.optimize import minimize
+
+    unit = np.array([STEP[name] for name in names])
+
+    def at(point: FloatArray) -> Correction:
+        values = dict(zip(names, (np.abs(point) * unit).tolist(), strict=True))
+        if "shared_overlap" in values:
+            values["shared_overlap"] = min(values["shared_overlap"], 1.0)
+        if "speculative_tokens" in values:
+            values["speculative_tokens"] = max(values["speculative_tokens"], 1.0)
+        for name in FACTORS:
+            if name in values:
+                values[name] = max(values[name], 0.1)
+        return replace(start, **values)
+
+    def loss(point: FloatArray) -> float:
+        correction = at(point)
+        errors = np.array([log_errors(row, correction) for row in rows])
+        size = np.minimum(np.sqrt(errors**2 + 4e-4), CUT).mean(axis=0)
+        factors = [getattr(correction, name) for name in FACTORS]
+        return float(TTFT_WEIGHT * size[0] + size[1] + PENALTY * np.sum(np.log(factors) ** 2))
+
+    origin = np.array([getattr(start, name) for name in names]) / unit
+    simplex = np.vstack([origin, origin + 0.4 * np.eye(len(names))])
+    options = {"maxfev": trials, "initial_simplex": simplex}
+    best = minimize(loss, origin, method="Nelder-Mead", options=options)
+    return at(best.x)

@@ -1,0 +1,256 @@
+"""What clients of a deployment see: its layouts decided, its steps tabulated, its loop played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from perfmodel.architecture import ModelArchitecture, load_model
+from perfmodel.closed_loop import Experience, Load, Pools, continuous, disaggregated
+from perfmodel.correction import NEUTRAL, Correction
+from perfmodel.database import PerfStore
+from perfmodel.deployments import Degrees, Deployment
+from perfmodel.engine import ENGINES, EngineProfile, engine_profile
+from perfmodel.errors import InputError
+from perfmodel.hardware import Device, load_device
+from perfmodel.layout import Layouts
+from perfmodel.memory import replica_memory
+from perfmodel.operators import Operators
+from perfmodel.precision import Precision
+from perfmodel.step import StepModel
+from perfmodel.step_table import StepTable
+from perfmodel.work import StepWork
+
+LARGEST_GROUP = 64
+SATURATION = 0.9
+"""Prefill utilization up to which operators of a benchmark load a worker."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A deployment ready to be played under any correction.
+
+    Attributes:
+        tables: of `agg`, or of `prefill` and `decode`.
+        slots: sequences for which there is cache.
+        workers: (prefill, decode); 0 prefill workers: as many as the load needs.
+    """
+
+    deployment: Deployment
+    profile: EngineProfile
+    tables: dict[str, StepTable]
+    layouts: dict[str, Layouts]
+    slots: int
+    workers: tuple[int, int] = (1, 1)
+
+    def play(self, correction: Correction | None = None) -> Experience:
+        """What the clients see, by default under the engine's shipped correction."""
+        chosen = self.profile.correction if correction is None else correction
+        load, tokens = self.deployment.load, self.profile.step_tokens
+        if "agg" in self.tables:
+            return continuous(
+                self.tables["agg"],
+                chosen,
+                load,
+                slots=self.slots,
+                step_tokens=tokens,
+                mixes=self.profile.mixes_prefill,
+            )
+        prefill, decode = self.tables["prefill"], self.tables["decode"]
+        tokens = max(tokens, int(np.ceil(load.isl * (1 + load.spread))))
+        workers = self.workers[0] or self._prefill_workers(chosen)
+        pools = Pools(workers, self.workers[1], self.slots, tokens)
+        return disaggregated(prefill, decode, chosen, load, pools)
+
+    def _prefill_workers(self, correction: Correction) -> int:
+        """The fewest prefill workers that the load does not saturate."""
+        load = self.deployment.load
+        prefill, decode = self.tables["prefill"], self.tables["decode"]
+        service = prefill.mixed_surface(correction)(0, load.isl) / prefill.ranks
+        lanes = self.workers[1] * decode.ranks
+        batch = -(-min(load.clients, self.slots) // lanes)
+        tpot = decode.decode_surface(correction)(batch, load.isl + load.osl / 2)
+        tpot /= correction.speculative_tokens
+        request = service + correction.handover_s + load.osl * tpot
+        rate = load.clients / request
+        return max(int(np.ceil(rate * service / SATURATION)), 1)
+
+
+@dataclass
+class Server:
+    """Makes deployments ready; shares operators between those of a device and engine."""
+
+    store: PerfStore = field(default_factory=PerfStore)
+    _operators: dict[tuple[str, str], Operators] = field(default_factory=dict, repr=False)
+
+    def serve(self, deployment: Deployment) -> Served:
+        """Decide what the row leaves open and tabulate its steps.
+
+        Raises:
+            InputError: unknown model, device or engine, or one that cannot hold the model.
+        """
+        model, device = load_model(deployment.model), load_device(deployment.device)
+        if deployment.engine not in ENGINES:
+            raise InputError(
+                f"unknown engine {deployment.engine!r}; expected one of {', '.join(ENGINES)}"
+            )
+        profile = engine_profile(deployment.engine)
+        precision = deployment.precision(model.quantization, model.is_moe)
+        step = self._step(model, device, profile, precision)
+        load = deployment.load
+        pools = deployment.pools
+        if "agg" in pools and model.is_moe and pools["agg"].moe_tp > HOST:
+            pools = split(pools["agg"])
+        if "agg" in pools:
+            layout = _choose(step, pools["agg"], load, load.clients)
+            table = _table(step, layout, load, load.clients)
+            return Served(
+                deployment, profile, {"agg": table}, {"agg": layout}, _slots(step, layout, load)
+            )
+        decoders = max(pools["decode"].workers, 1)
+        share = -(-load.clients // decoders)
+        decode = _choose(step, pools["decode"], load, share)
+        prefill = _choose(step, pools["prefill"], load, 1, decodes=False)
+        tables = {
+            "prefill": _table(step, prefill, load, 1, decodes=False),
+            "decode": _table(step, decode, load, share, prefills=False),
+        }
+        slots = _slots(step, decode, load) * decoders
+        workers = (pools["prefill"].workers, decoders)
+        layouts = {"prefill": prefill, "decode": decode}
+        return Served(deployment, profile, tables, layouts, slots, workers)
+
+    def _step(
+        self, model: ModelArchitecture, device: Device, profile: EngineProfile, precision: Precision
+    ) -> StepModel:
+        key = (device.name, profile.name)
+        if key not in self._operators:
+            self._operators[key] = Operators(device, profile.name, self.store)
+        on_device = precision.on(device.peak_flops_per_s)
+        return StepModel(model, device, profile, on_device, self._operators[key])
+
+
+def _table(
+    step: StepModel,
+    layout: Layouts,
+    load: Load,
+    sequences: int,
+    *,
+    prefills: bool = True,
+    decodes: bool = True,
+) -> StepTable:
+    return StepTable.of(
+        step,
+        layout,
+        sequences=sequences,
+        isl=load.isl,
+        osl=load.osl,
+        step_tokens=max(step.engine.step_tokens, 1),
+        prefills=prefills,
+        decodes=decodes,
+    )
+
+
+def _slots(step: StepModel, layout: Layouts, load: Load) -> int:
+    """Sequences of mean length for which a replica has cache; at least one."""
+    per_rank = np.unique(np.round(2.0 ** np.arange(0, 13, 0.125)))
+    work = StepWork.of(decode_sequences=per_rank, context_tokens=load.isl + load.osl)
+    resident = np.full(len(per_rank), load.isl + load.osl / 2)
+    memory = replica_memory(
+        step.model, step.device, step.engine, step.precision, layout, work, per_rank, resident
+    )
+    fits = memory.total[0] <= step.device.memory_bytes
+    return int(per_rank[fits].max()) * int(layout.dp_a[0]) if fits.any() else 0
+
+
+def _choose(
+    step: StepModel, degrees: Degrees, load: Load, sequences: int, *, decodes: bool = True
+) -> Layouts:
+    """Of the layouts that the row may mean, those that hold the load; of these, the fastest.
+
+    Raises:
+        InputError: none holds the model.
+    """
+    for tier in readings(step.model, degrees):
+        best: tuple[int, float, Layouts] | None = None
+        for layout in tier:
+            slots = _slots(step, layout, load)
+            if slots == 0:
+                continue
+            if decodes:
+                batch = max(-(-min(sequences, slots) // int(layout.dp_a[0])), 1)
+                work = StepWork.of(decode_sequences=batch, context_tokens=load.isl + load.osl / 2)
+            else:
+                work = StepWork.of(prefill_sequences=1, prefill_tokens=load.isl)
+            seconds = float(step.time(layout, work).pace_s[0, 0])
+            found = (-min(slots, sequences), seconds, layout)
+            if best is None or found[:2] < best[:2]:
+                best = found
+        if best is not None:
+            return best[2]
+    raise InputError(f"{step.model.name} does not fit on {degrees} of {step.device.name}")
+
+
+def readings(model: ModelArchitecture, degrees: Degrees) -> Iterator[list[Layouts]]:
+    """The layouts that a row's degrees may mean, in tiers: a later one if no earlier one fits.
+
+    Public files leave attention's data parallelism out, multiply TP by EP where both act on
+    the same devices, or say one device where the model needs many. What no engine could run
+    is read as the nearest that it could.
+    """
+    pp, tp, dp = degrees.pp, degrees.tp, degrees.dp
+    if not model.is_moe:
+        yield [_layout(pp, tp, 1, tp, 1)]
+        return
+    moe_tp, moe_ep = max(degrees.moe_tp, 1), max(degrees.moe_ep, 1)
+    world = max(tp * dp, moe_tp * moe_ep)
+    if is_squared(degrees):
+        ranks = moe_ep if dp > 1 else 1
+        yield [_layout(pp, moe_ep // ranks, ranks, 1, moe_ep)]
+    elif dp > 1:
+        if degrees.moe_tp == degrees.moe_ep == 0:
+            moe_ep = tp * dp
+        if moe_tp * moe_ep == tp * dp:
+            yield [_layout(pp, tp, dp, moe_tp, moe_ep)]
+    elif world <= HOST and moe_tp * moe_ep == world:
+        yield [_layout(pp, world, 1, moe_tp, moe_ep)]
+    size = 2 ** int(np.log2(min(world, LARGEST_GROUP)))
+    for devices in [size] if world > 1 else [2, 4, 8, 16, 32]:
+        tier = [_layout(pp, 1, devices, 1, devices)]
+        if all(group.attention.heads % devices == 0 for group in model.groups):
+            tier += [_layout(pp, devices, 1, 1, devices), _layout(pp, devices, 1, devices, 1)]
+        yield tier
+
+
+HOST = 8
+"""Devices over which attention is usually cut by heads alone."""
+
+
+def is_squared(degrees: Degrees) -> bool:
+    """TP and EP over the same devices, multiplied: `tp64, moe_tp 8, moe_ep 8` is eight devices."""
+    world = degrees.tp * degrees.dp
+    return degrees.moe_tp == degrees.moe_ep > 1 and world == degrees.moe_ep**2 > HOST
+
+
+def split(degrees: Degrees) -> dict[str, Degrees]:
+    """The pools behind a row that gives a disaggregated deployment's devices as one TP.
+
+    No engine cuts an expert into more than a host's devices. Half the devices or more
+    decode, and prefill workers take half a host each, as public recipes have it.
+    """
+    decode = 2 ** int(np.log2(degrees.tp - HOST // 2))
+    return {
+        "prefill": Degrees(HOST // 2, 1, 1, 1, HOST // 2, 0),
+        "decode": Degrees(decode, 1, 1, 1, decode, 1),
+    }
+
+
+def _layout(pp: int, tp: int, dp: int, tp_f: int, ep: int) -> Layouts:
+    return Layouts.from_rows([[pp, tp, 1, dp, tp_f, ep, max(tp * dp // (tp_f * ep), 1)]])
+
+
+def neutral(served: Served) -> Experience:
+    """What the clients would see if nothing were added to the operators."""
+    return served.play(NEUTRAL)

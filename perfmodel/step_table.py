@@ -1,0 +1,172 @@
+"""Step times of one replica under one load, tabulated once for a request-level simulation.
+
+A simulation asks for hundreds of thousands of steps; they lie on a smooth surface over a
+few numbers. The surface is kept by kind of operator, so that corrections can be tried
+without evaluating an operator again.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from perfmodel.correction import Correction, operator_kind
+from perfmodel.layout import Layouts
+from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER
+from perfmodel.step import StepModel
+from perfmodel.work import StepWork
+
+FloatArray = NDArray[np.float64]
+
+BATCHES, FILL = 9, (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Batch sizes tabulated up to the largest; prompt tokens of a step, in prompts."""
+
+
+class Surface:
+    """Bilinear interpolation over log2 of two coordinates; held at its edges.
+
+    Args:
+        x, y: ascending coordinates, 0 allowed as a value of its own.
+        values: (X, Y).
+    """
+
+    def __init__(self, x: FloatArray, y: FloatArray, values: FloatArray) -> None:
+        self._axes = [_log2(v) for v in x], [_log2(v) for v in y]
+        self._values = values.tolist()
+        self._known: dict[tuple[int, int], float] = {}
+
+    def __call__(self, x: float, y: float) -> float:
+        """The value at (x, y), both rounded to whole numbers."""
+        key = (int(x), int(y))
+        if key not in self._known:
+            self._known[key] = self._at(_log2(key[0]), _log2(key[1]))
+        return self._known[key]
+
+    def _at(self, x: float, y: float) -> float:
+        (i, u), (j, w) = (_cell(axis, v) for axis, v in zip(self._axes, (x, y), strict=True))
+        values = self._values
+        i2, j2 = min(i + 1, len(values) - 1), min(j + 1, len(values[0]) - 1)
+        low = (1 - w) * values[i][j] + w * values[i][j2]
+        high = (1 - w) * values[i2][j] + w * values[i2][j2]
+        return float((1 - u) * low + u * high)
+
+
+def _log2(value: float) -> float:
+    return math.log2(max(value, 0.5))
+
+
+def _cell(axis: list[float], value: float) -> tuple[int, float]:
+    if len(axis) == 1:
+        return 0, 0.0
+    i = min(max(bisect_right(axis, value) - 1, 0), len(axis) - 2)
+    return i, min(max((value - axis[i]) / (axis[i + 1] - axis[i]), 0.0), 1.0)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Time of columns of work by kind of operator, (C,) each, in seconds, without corrections."""
+
+    work: StepWork
+    by_kind: dict[str, FloatArray]
+    layers: int
+
+    @classmethod
+    def of(cls, step: StepModel, layout: Layouts, work: StepWork) -> Parts:
+        """The slowest stage is taken to be the mean one: all layers, once through.
+
+        Args:
+            layout: a single one.
+        """
+        kinds: dict[str, FloatArray] = {}
+        for call in step.measured_calls(layout, work):
+            ends = {LAYER: step.model.groups[call.group].count, EMBEDDING: 1, HEAD: 1}
+            count = int(layout.pp[0]) - 1 if call.part == BOUNDARY else ends[call.part]
+            kind = operator_kind(call.name, call.module)
+            row = count * np.broadcast_to(call.time.seconds[call.index[0]], (len(work),))
+            kinds[kind] = kinds.get(kind, np.zeros(len(work))) + row
+        return cls(work, kinds, step.model.layers)
+
+    def seconds(self, correction: Correction) -> FloatArray:
+        """Step times in service, (C,)."""
+        total = np.zeros(len(self.work))
+        for kind, seconds in self.by_kind.items():
+            total += correction.operator_factor(kind) * seconds
+        total *= correction.token_factor(self.work)
+        total += self.layers * correction.layer_overhead_s(self.work)
+        return total + correction.step_overhead_s(self.work)
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """Steps of one replica: decodes alone, and decodes with prompt tokens.
+
+    Attributes:
+        batches: sequences per attention rank, (B,); `mixed` has 0 before them.
+        contexts: cache lengths, (X,).
+        fill: prompt tokens per attention rank, (P,).
+        decode: (B * X,) columns; None if this replica never decodes.
+        mixed: ((B + 1) * P,) columns, or (P,) if it never decodes; None if it never prefills.
+        ranks: attention data-parallel ranks.
+    """
+
+    batches: FloatArray
+    contexts: FloatArray
+    fill: FloatArray
+    decode: Parts | None
+    mixed: Parts | None
+    ranks: int
+
+    @classmethod
+    def of(
+        cls,
+        step: StepModel,
+        layout: Layouts,
+        *,
+        sequences: int,
+        isl: float,
+        osl: float,
+        step_tokens: float,
+        prefills: bool = True,
+        decodes: bool = True,
+    ) -> StepTable:
+        """Tabulate up to `sequences` in flight on the replica, prompts of `isl` tokens."""
+        ranks = int(layout.dp_a[0])
+        most = max(-(-sequences // ranks), 1)
+        batches = np.unique(np.round(np.geomspace(1, most, BATCHES)))
+        contexts = np.unique([isl, isl + osl / 2, isl + osl])
+        fill = np.unique(np.minimum(np.array(FILL) * isl, step_tokens).clip(1.0))
+        decode = mixed = None
+        if decodes:
+            b, x = (v.ravel() for v in np.meshgrid(batches, contexts, indexing="ij"))
+            work = StepWork.of(decode_sequences=b, context_tokens=x)
+            decode = Parts.of(step, layout, work)
+        if prefills:
+            beside = np.concatenate([[0.0], batches]) if decodes else np.zeros(1)
+            b, p = (v.ravel() for v in np.meshgrid(beside, fill, indexing="ij"))
+            tokens = np.minimum(p, isl)
+            work = StepWork.of(
+                decode_sequences=b,
+                context_tokens=isl + osl / 2,
+                prefill_sequences=p / tokens,
+                prefill_tokens=tokens,
+                prefix_tokens=(isl - tokens) / 2,
+            )
+            mixed = Parts.of(step, layout, work)
+        return cls(batches, contexts, fill, decode, mixed, ranks)
+
+    def decode_surface(self, correction: Correction) -> Surface:
+        """Step seconds over (sequences per rank, context tokens)."""
+        assert self.decode is not None
+        seconds = self.decode.seconds(correction)
+        return Surface(self.batches, self.contexts, seconds.reshape(len(self.batches), -1))
+
+    def mixed_surface(self, correction: Correction) -> Surface:
+        """Step seconds over (sequences per rank beside, prompt tokens per rank)."""
+        assert self.mixed is not None
+        beside = np.zeros(1) if self.decode is None else np.concatenate([[0.0], self.batches])
+        seconds = self.mixed.seconds(correction)
+        return Surface(beside, self.fill, seconds.reshape(len(beside), -1))
