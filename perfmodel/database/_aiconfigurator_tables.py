@@ -28,8 +28,10 @@ NUMBER_FORMATS = {
     "half": "bf16",
     "int8": "int8",
     "fp8": "fp8",
+    "fp8_e4m3": "fp8",
     "fp8_block": "fp8_block",
     "nvfp4": "nvfp4",
+    "fp4": "nvfp4",
     # TensorRT-LLM's SmoothQuant: int8 weights and activations.
     "sq": "int8",
     "int8_wo": "int8_weight_only",
@@ -91,6 +93,11 @@ class Recipe:
         derived: our columns, computed from the producer's, by name.
         engines: engines whose table is taken.
         prefer: drops rows of kernels that an engine would not run.
+        seconds: time of a row, from the producer's columns; their latency is in ms.
+        only: which of the file's rows this reads; None is all.
+        drop: why rows are left out -> which, on the producer's columns. With any, times of
+            zero in the file are no reason to refuse it.
+        version: the one version that is taken; empty for the engine's current or newest.
     """
 
     group: str
@@ -102,6 +109,10 @@ class Recipe:
     derived: Mapping[str, pl.Expr] = field(default_factory=dict)
     engines: tuple[str, ...] = ENGINES
     prefer: Rank = lambda rows: rows
+    seconds: pl.Expr = field(default_factory=lambda: pl.col("latency") / 1e3)
+    only: pl.Expr | None = None
+    drop: Mapping[str, pl.Expr] = field(default_factory=dict)
+    version: str = ""
 
 
 def _graph_launched(rows: pl.DataFrame) -> pl.DataFrame:
@@ -111,7 +122,7 @@ def _graph_launched(rows: pl.DataFrame) -> pl.DataFrame:
 
 def _serving_attention(rows: pl.DataFrame) -> pl.DataFrame:
     """SGLang on Blackwell runs TensorRT-LLM's kernels unless a model pins another."""
-    return _first_choice(rows, pl.col("kernel") != "trtllm_mha")
+    return first_choice(rows, pl.col("kernel") != "trtllm_mha")
 
 
 def _serving_experts(rows: pl.DataFrame) -> pl.DataFrame:
@@ -134,10 +145,10 @@ def _serving_experts(rows: pl.DataFrame) -> pl.DataFrame:
         & pl.all_horizontal(pl.col(name) == value for name, value in DEEPSEEK_V3.items())
     )
     rows = rows.filter((~low_latency | used) & ~skewed)
-    return _first_choice(rows, ~low_latency)
+    return first_choice(rows, ~low_latency)
 
 
-def _first_choice(rows: pl.DataFrame, later: pl.Expr) -> pl.DataFrame:
+def first_choice(rows: pl.DataFrame, later: pl.Expr) -> pl.DataFrame:
     """Stable sort: rows for which `later` is false come first, and win against the others."""
     return (
         rows.with_columns(later.alias("_later")).sort("_later", maintain_order=True).drop("_later")

@@ -65,6 +65,8 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> pl.DataFra
 def checked(frame: pl.DataFrame, family: Family, source: object) -> pl.DataFrame:
     """The table with its columns in the family's order and types.
 
+    Optional columns follow the others if the frame has them.
+
     Args:
         frame: rows as read; any integer or real type is accepted where the values fit.
         family: what it must hold.
@@ -80,12 +82,15 @@ def checked(frame: pl.DataFrame, family: Family, source: object) -> pl.DataFrame
             raise TableError(
                 source, f"missing; {family.name} tables have {', '.join(expected)}", name
             )
-    unknown = [name for name in frame.columns if name not in expected]
+    optional = [column for column in family.optional if column.name in frame.columns]
+    known = {*expected, *(column.name for column in optional)}
+    unknown = [name for name in frame.columns if name not in known]
     if unknown:
         raise TableError(
             source, f"unknown; {family.name} tables have {', '.join(expected)}", unknown[0]
         )
-    return frame.select(check_column(frame[c.name], c, source) for c in family.columns)
+    columns = (*family.columns, *optional)
+    return frame.select(check_column(frame[c.name], c, source) for c in columns)
 
 
 def check_column(values: pl.Series, column: Column, source: object) -> pl.Series:
@@ -96,6 +101,8 @@ def check_column(values: pl.Series, column: Column, source: object) -> pl.Series
     """
     import polars as pl
 
+    if column.nullable and values.dtype == pl.Null:
+        return values.cast(pl.Float32)
     is_kind = {
         "text": values.dtype in (pl.String, pl.Categorical) or isinstance(values.dtype, pl.Enum),
         "integer": values.dtype.is_integer(),
@@ -103,7 +110,8 @@ def check_column(values: pl.Series, column: Column, source: object) -> pl.Series
     }[column.kind]
     if not is_kind:
         raise TableError(source, f"expected {column.kind}, got {values.dtype}", column.name)
-    _refuse(values, values.is_null(), "is empty", column, source)
+    if not column.nullable:
+        _refuse(values, values.is_null(), "is empty", column, source)
     if column.kind == "text":
         text = values.cast(pl.String)
         _refuse(text, text.str.len_bytes() == 0, "is empty", column, source)
@@ -114,7 +122,10 @@ def check_column(values: pl.Series, column: Column, source: object) -> pl.Series
     if column.kind == "real":
         real = values.cast(pl.Float64)
         _refuse(values, ~real.is_finite(), "expected a finite number", column, source)
-        _refuse(values, real <= 0, "expected more than 0", column, source)
+        if column.zero:
+            _refuse(values, real < 0, "expected at least 0", column, source)
+        else:
+            _refuse(values, real <= 0, "expected more than 0", column, source)
         return real.cast(pl.Float32)
     _refuse(values, values < column.minimum, f"expected at least {column.minimum}", column, source)
     stored = {"Int32": pl.Int32, "Int64": pl.Int64}[column.storage]
@@ -126,6 +137,7 @@ def check_column(values: pl.Series, column: Column, source: object) -> pl.Series
 def _refuse(
     values: pl.Series, wrong: pl.Series, expectation: str, column: Column, source: object
 ) -> None:
+    wrong = wrong.fill_null(False)
     if wrong.any():
         position = wrong.arg_max()
         assert position is not None

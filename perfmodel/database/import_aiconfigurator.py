@@ -8,16 +8,14 @@ version lacks, the newest other that has it.
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import polars as pl
 
+from perfmodel.database._aiconfigurator_more import MORE_RECIPES
 from perfmodel.database._aiconfigurator_tables import (
     ENGINES,
     NUMBER_FORMATS,
@@ -26,8 +24,11 @@ from perfmodel.database._aiconfigurator_tables import (
     Recipe,
 )
 from perfmodel.database.checks import TableError, check_column, checked, read_parquet
+from perfmodel.database.importing import ImportedTable, Status, settled, write_table
 from perfmodel.database.schema import FAMILIES, Column, Family
 from perfmodel.documents import read_yaml
+
+__all__ = ["ImportedTable", "Status", "import_tables", "version_order", "write_table"]
 
 LICENCE = "Apache-2.0"
 RELEASE = "0.12.0"
@@ -38,31 +39,11 @@ SHIPPED_DEVICES = ("h100_sxm", "h200_sxm", "b200_sxm", "gb200_nvl72", "a100_sxm"
 _DEVICE_NAMES = {"gb200": "gb200_nvl72", "gb300": "gb300_nvl72"}
 """The producer's systems whose name is not ours."""
 
-Status = Literal["written", "missing", "withheld", "refused"]
-
-
-@dataclass(frozen=True)
-class ImportedTable:
-    """What became of one table.
-
-    Attributes:
-        status: `written`; `missing` (the package has no such table); `withheld` (it is
-            known to be physically impossible); or `refused` (it is malformed). Nothing is
-            written but in the first case: an older table at the destination stays.
-        version: engine version taken; empty if missing.
-        rows: rows written.
-        merged: rows left out because another of the same shape stands for them.
-        reason: why it was withheld, or refused with file, column and row.
-    """
-
-    device: str
-    engine: str
-    family: str
-    status: Status
-    version: str = ""
-    rows: int = 0
-    merged: int = 0
-    reason: str = ""
+_PARTS: dict[str, tuple[Recipe, ...]] = {
+    **{name: (recipe,) for name, recipe in RECIPES.items()},
+    **MORE_RECIPES,
+}
+"""By family name: the producer's tables that make one of ours."""
 
 
 def import_tables(
@@ -71,6 +52,7 @@ def import_tables(
     devices: Iterable[str] | None = None,
     engines: Iterable[str] | None = None,
     *,
+    families: Iterable[str] | None = None,
     release: str = RELEASE,
 ) -> list[ImportedTable]:
     """Import every family of the given devices and engines.
@@ -80,18 +62,23 @@ def import_tables(
         destination: folder of tables to write to, made if need be.
         devices: our names of devices (default: those shipped).
         engines: among trtllm, vllm, sglang and nccl (default: all).
+        families: names of families (default: all that the package has).
         release: the package's release, named in each row's origin.
 
     Returns:
         One entry per device, engine and family.
 
     Raises:
-        TableError: `source_root` is no such package, or has no such device or engine.
+        TableError: `source_root` is no such package, or has no such device, engine or family.
         ConfigError: its list of versions is not readable.
     """
     data = source_root / "systems" / "data"
     if not data.is_dir():
         raise TableError(source_root, "expected the package's folder, with systems/data in it")
+    wanted_families = list(_PARTS if families is None else families)
+    for name in wanted_families:
+        if name not in _PARTS:
+            raise TableError(data, f"no {name!r}; families are {', '.join(_PARTS)}")
     current = _current_versions(source_root / "systems" / "query_versions.yaml")
     system_of = {_DEVICE_NAMES.get(p.name, p.name): p.name for p in data.iterdir() if p.is_dir()}
     report = []
@@ -103,16 +90,53 @@ def import_tables(
             if engine not in (*ENGINES, "nccl"):
                 raise TableError(data, f"no {engine!r}; engines are {', '.join(ENGINES)}, nccl")
             wanted = current.get((system, engine)) or current.get(("", engine), "")
-            for name, recipe in RECIPES.items():
-                if engine in recipe.engines:
-                    job = _Job(data, system, device, engine, FAMILIES[name], recipe, release)
-                    report.append(job.run(wanted, destination))
+            for name in wanted_families:
+                parts = tuple(part for part in _PARTS[name] if engine in part.engines)
+                if parts:
+                    family = FAMILIES[name]
+                    sources = [
+                        _Part(data, system, device, engine, family, p, release) for p in parts
+                    ]
+                    report.append(_import_table(sources, wanted, destination))
     return report
 
 
+def _import_table(parts: list[_Part], wanted: str, destination: Path) -> ImportedTable:
+    """Read, translate, check and write; a bad file is reported, not raised."""
+    family = parts[0].family
+    names = (parts[0].device, parts[0].engine, family.name)
+    found = [(part, path) for part in parts if (path := part.choose(wanted)) is not None]
+    if not found:
+        return ImportedTable(*names, "missing")
+    version = ", ".join(sorted({path.parent.name for _, path in found}, key=version_order))
+    if reason := WITHHELD.get((parts[0].system, parts[0].engine, family.name)):
+        return ImportedTable(*names, "withheld", version, reason=reason)
+    left_out: dict[str, int] = {}
+    try:
+        read = [part.recipe.prefer(part.translate(path, left_out)) for part, path in found]
+        rows = pl.concat(read, how="diagonal")
+        if rows.is_empty():
+            reasons = "; ".join(left_out) or "no row is of a kernel that the engine serves with"
+            return ImportedTable(*names, "withheld", version, reason=reasons)
+        table = settled(rows, family)
+        write_table(table, destination.joinpath(*names).with_suffix(".parquet"))
+    except TableError as error:
+        return ImportedTable(*names, "refused", version, reason=str(error))
+    dropped = sum(left_out.values())
+    return ImportedTable(
+        *names,
+        "written",
+        version,
+        table.height,
+        sum(frame.height for frame in read) - table.height,
+        "; ".join(f"{rows} rows left out: {why}" for why, rows in left_out.items()),
+        dropped,
+    )
+
+
 @dataclass(frozen=True)
-class _Job:
-    """One table to import."""
+class _Part:
+    """One of the producer's tables to read, for one of ours."""
 
     data: Path
     system: str
@@ -122,39 +146,49 @@ class _Job:
     recipe: Recipe
     release: str
 
-    def run(self, wanted: str, destination: Path) -> ImportedTable:
-        """Read, translate, check and write; a bad file is reported, not raised."""
-        names = (self.device, self.engine, self.family.name)
-        path = self.choose(wanted)
-        if path is None:
-            return ImportedTable(*names, "missing")
-        version = path.parent.name
-        if reason := WITHHELD.get((self.system, self.engine, self.family.name)):
-            return ImportedTable(*names, "withheld", version, reason=reason)
-        try:
-            rows = self.translate(path)
-            unique = self.settle(rows)
-            write_table(unique, destination.joinpath(*names).with_suffix(".parquet"))
-        except TableError as error:
-            return ImportedTable(*names, "refused", version, reason=str(error))
-        return ImportedTable(*names, "written", version, unique.height, rows.height - unique.height)
-
     def choose(self, wanted: str) -> Path | None:
         """The wanted version's table, else the newest one; None if there is none."""
         folder = self.data / self.system / self.recipe.group / self.engine
         found = {path.parent.name: path for path in folder.glob(f"*/{self.recipe.file}")}
+        if self.recipe.version:
+            return found.get(self.recipe.version)
         if wanted in found:
             return found[wanted]
         return found[max(found, key=version_order)] if found else None
 
-    def translate(self, path: Path) -> pl.DataFrame:
+    def translate(self, path: Path, left_out: dict[str, int]) -> pl.DataFrame:
         """The file's rows in our columns and units, in its order.
+
+        Args:
+            path: the file.
+            left_out: counts of rows that are left out are added here, by reason.
 
         Raises:
             TableError: unreadable, a column missing or of the wrong kind, or a bad value.
         """
-        source = read_parquet(path)
+        source = read_parquet(path).with_columns(pl.lit(self.system).alias("_system"))
         self.require(source, path)
+        source = source.with_row_index("_row", offset=1)
+        if self.recipe.only is not None:
+            source = source.filter(self.recipe.only)
+        for reason, impossible in self.recipe.drop.items():
+            kept = source.filter(~impossible.fill_null(value=False))
+            if kept.height < source.height:
+                left_out[reason] = left_out.get(reason, 0) + source.height - kept.height
+            source = kept
+        try:
+            return self.renamed(source, path)
+        except TableError as error:
+            # Counted in what is left of the file: say which row of the file it is.
+            row = source["_row"][error.row - 1] if error.row else 0
+            raise TableError(path, error.problem, error.column, row) from None
+
+    def renamed(self, source: pl.DataFrame, path: Path) -> pl.DataFrame:
+        """The rows in our columns and units.
+
+        Raises:
+            TableError: a bad value.
+        """
         columns: dict[str, pl.Expr] = {}
         for name, theirs in self.recipe.columns.items():
             if theirs in source.columns:
@@ -168,7 +202,7 @@ class _Job:
         columns.update(self.recipe.derived)
         version = pl.col("version") if "version" in source.columns else pl.lit(path.parent.name)
         columns |= {
-            "time_s": pl.col("latency") / 1e3,
+            "time_s": self.recipe.seconds,
             "device": pl.lit(self.device),
             "engine": pl.lit(self.engine),
             "engine_version": version,
@@ -178,8 +212,11 @@ class _Job:
             ),
             "licence": pl.lit(LICENCE),
         }
-        frame = source.select(columns[c.name].alias(c.name) for c in self.family.columns)
-        return checked(frame, self.family, path)
+        ours = [c.name for c in self.family.columns]
+        if "power" in source.columns:
+            columns["power_w"] = pl.when(pl.col("power") > 0).then(pl.col("power"))
+            ours.append("power_w")
+        return checked(source.select(columns[n].alias(n) for n in ours), self.family, path)
 
     def require(self, source: pl.DataFrame, path: Path) -> None:
         """Refuse a table whose columns can't be computed with.
@@ -189,52 +226,22 @@ class _Job:
         """
         optional = {self.recipe.columns[name] for name in self.recipe.optional}
         names = [n for n in self.recipe.columns.values() if n not in optional]
-        for expression in self.recipe.derived.values():
+        computed = [*self.recipe.derived.values(), *self.recipe.drop.values()]
+        if self.recipe.only is not None:
+            computed.append(self.recipe.only)
+        for expression in computed:
             names.extend(expression.meta.root_names())
-        for name in (*dict.fromkeys(names), "kernel_source", "latency"):
+        times = self.recipe.seconds.meta.root_names()
+        for name in (*dict.fromkeys(names), "kernel_source", *times):
             if name not in source.columns:
                 raise TableError(path, "missing", name)
-        check_column(source["latency"], Column("latency", "real", "ms", ""), path)
-
-    def settle(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """One row per shape, sorted.
-
-        Of several kernels the one that the engine would run is kept, else the first
-        in the file; of several runs of it, the median.
-        """
-        key = list(self.family.key_names)
-        rows = self.recipe.prefer(rows)
-        kept = rows.filter(pl.col("kernel") == pl.col("kernel").first().over(key))
-        others = [c.name for c in self.family.columns if c.name not in (*key, "time_s")]
-        return (
-            kept.group_by(key, maintain_order=True)
-            .agg(pl.col("time_s").median(), *(pl.col(name).first() for name in others))
-            .select(column.name for column in self.family.columns)
-            .sort(key)
-        )
+        for name in times:
+            time = Column(name, "real", "", "", zero=bool(self.recipe.drop))
+            check_column(source[name], time, path)
 
 
 def _refuse_unknown(values: pl.Series, words: Mapping[str, str], path: Path) -> None:
     check_column(values, Column(values.name, "text", "", "", choices=tuple(words)), path)
-
-
-def write_table(table: pl.DataFrame, path: Path) -> None:
-    """Write a table so that a reader sees the old file or the whole new one.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-    os.close(handle)
-    try:
-        # Level 19 is 7 % smaller than the default, reads as fast, and is paid for once.
-        table.write_parquet(temporary, compression="zstd", compression_level=19)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def version_order(version: str) -> tuple[tuple[int, int], ...]:

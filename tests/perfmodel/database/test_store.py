@@ -58,7 +58,9 @@ def test_shipped_table_has_its_schema_and_unique_shapes(device, engine, family):
     assert not found.select(FAMILIES[family].key_names).is_duplicated().any()
     assert set(found["licence"]) == {"Apache-2.0"}
     assert found["origin"].str.starts_with("aiconfigurator-core 0.12.0: ").all()
-    assert 1e-7 < found["time_s"].min() <= found["time_s"].max() < 20
+    # TensorRT-LLM attends to 256 x 32,768 tokens of MiniMax-M3 in 52 s on an L40S.
+    longest = 60 if family == "sparse_attention_context_module" else 20
+    assert 1e-7 < found["time_s"].min() <= found["time_s"].max() < longest
 
 
 # Looked up in the producer's tables, which count milliseconds and elements.
