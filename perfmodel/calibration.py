@@ -63,6 +63,9 @@ DISAGGREGATED = ("handover_s", "speculative_tokens")
 
 FACTORS = ("collective_factor", "expert_factor", "prefill_factor")
 CUT, TTFT_WEIGHT, PENALTY = 0.7, 0.5, 0.01
+LEAST_ROWS = 20
+"""Fewer measured rows of a mode say nothing about its constants."""
+
 LARGEST_CLIENTS = 256
 """Larger loads take long to play and say the same."""
 
@@ -86,7 +89,7 @@ def fit(
     found = START
     for mode, names in (("agg", CONTINUOUS), ("disagg", DISAGGREGATED)):
         of_mode = [row for row in measured if row.deployment.mode == mode]
-        if of_mode:
+        if len(of_mode) >= LEAST_ROWS or (mode == "agg" and of_mode):
             found = _search(found, names, _drawn(of_mode, sample, seed), trials)
         else:
             neutral = Correction()

@@ -92,16 +92,15 @@ class Correction:
         return gap
 
     def apply(self, call: Call, work: StepWork) -> Call:
-        """The call at its time in service, never below its roofline."""
-        factor = self.operator_factor(operator_kind(call.name, call.module))
-        factors = factor * self.token_factor(work)
+        """The call at its time in service, not below its roofline but for what is hidden."""
+        kind = operator_kind(call.name, call.module)
+        factors = self.operator_factor(kind) * self.token_factor(work)
         if np.all(factors == 1.0):
             return call
         time = call.time
-        corrected = time.seconds * factors
-        if factor >= 1.0:
-            corrected = np.maximum(corrected, np.minimum(time.seconds, time.floor_s))
-        return replace(call, time=replace(time, seconds=corrected))
+        floor = time.floor_s * self.operator_factor(kind) if kind == "shared" else time.floor_s
+        seconds = np.maximum(time.seconds * factors, np.minimum(time.seconds, floor))
+        return replace(call, time=replace(time, seconds=seconds, floor_s=floor))
 
 
 NEUTRAL = Correction()

@@ -102,6 +102,7 @@ def _build(outer: Fields, name: str, producer: Fields | None) -> ModelArchitectu
         quantized_modules=format_.modules,
         kv_quantization=format_.kv,
         notes=(*_left_out(outer, text), *format_.notes),
+        draft_modules=_draft_modules(text),
         layer_pattern=tuple(position[layer] for layer in layers),
     )
 
@@ -114,12 +115,14 @@ def _left_out(outer: Fields, text: Fields) -> tuple[str, ...]:
     ]
     if not notes and outer.string("model_type") in _ALWAYS_MULTIMODAL:
         notes.append("The checkpoint's vision encoder is not counted.")
-    speculative = max(
-        text.count(field, 0, minimum=0) for field in ("num_nextn_predict_layers", "num_mtp_modules")
-    )
-    if speculative:
-        notes.append(f"Multi-token-prediction modules ({speculative}) are not counted.")
+    if drafts := _draft_modules(text):
+        notes.append(f"Multi-token-prediction modules ({drafts}) are not counted.")
     return tuple(notes)
+
+
+def _draft_modules(text: Fields) -> int:
+    names = ("num_nextn_predict_layers", "num_mtp_modules")
+    return max(text.count(name, 0, minimum=0) for name in names)
 
 
 def _refuse_unsupported(outer: Fields, text: Fields) -> None:

@@ -51,6 +51,8 @@ class ModelArchitecture:
             norms and LM head, are bf16.
         kv_quantization: cache format the checkpoint was calibrated for; `bf16` if it names none.
         notes: what the counts leave out or round, one sentence each.
+        draft_modules: multi-token-prediction modules of the checkpoint, which engines can
+            speculate with; their weights are not counted.
         layer_pattern: for each layer in order, the position of its group in `groups` (a
             pipeline stage holds consecutive layers); by default one group after the other.
 
@@ -70,6 +72,7 @@ class ModelArchitecture:
     kv_quantization: str = "bf16"
     notes: tuple[str, ...] = ()
     layer_pattern: tuple[int, ...] = ()
+    draft_modules: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no model can have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class Served:
         tables: of `agg`, or of `prefill` and `decode`.
         slots: sequences for which there is cache.
         workers: (prefill, decode); 0 prefill workers: as many as the load needs.
+        speculates: the checkpoint brings modules to speculate with; the row does not say
+            whether they were on.
     """
 
     deployment: Deployment
@@ -44,6 +46,7 @@ class Served:
     layouts: dict[str, Layouts]
     slots: int
     workers: tuple[int, int] = (1, 1)
+    speculates: bool = False
 
     def play(self, correction: Correction | None = None) -> Experience:
         """What the clients see, by default under the engine's shipped correction."""
@@ -59,6 +62,8 @@ class Served:
                 mixes=self.profile.mixes_prefill,
             )
         prefill, decode = self.tables["prefill"], self.tables["decode"]
+        if not self.speculates:
+            chosen = replace(chosen, speculative_tokens=1.0)
         tokens = max(tokens, int(np.ceil(load.isl * (1 + load.spread))))
         workers = self.workers[0] or self._prefill_workers(chosen)
         pools = Pools(workers, self.workers[1], self.slots, tokens)
@@ -109,18 +114,21 @@ class Server:
             return Served(
                 deployment, profile, {"agg": table}, {"agg": layout}, _slots(step, layout, load)
             )
-        decoders = max(pools["decode"].workers, 1)
+        decode = _choose(step, pools["decode"], load, load.clients, roomy=True)
+        held = _slots(step, decode, load)
+        # Nobody publishes a pool that most clients cannot get into.
+        decoders = pools["decode"].workers or -(-load.clients // held)
         share = -(-load.clients // decoders)
-        decode = _choose(step, pools["decode"], load, share)
         prefill = _choose(step, pools["prefill"], load, 1, decodes=False)
         tables = {
             "prefill": _table(step, prefill, load, 1, decodes=False),
             "decode": _table(step, decode, load, share, prefills=False),
         }
-        slots = _slots(step, decode, load) * decoders
         workers = (pools["prefill"].workers, decoders)
         layouts = {"prefill": prefill, "decode": decode}
-        return Served(deployment, profile, tables, layouts, slots, workers)
+        slots = held * decoders
+        drafts = model.draft_modules > 0
+        return Served(deployment, profile, tables, layouts, slots, workers, drafts)
 
     def _step(
         self, model: ModelArchitecture, device: Device, profile: EngineProfile, precision: Precision
@@ -166,15 +174,24 @@ def _slots(step: StepModel, layout: Layouts, load: Load) -> int:
 
 
 def _choose(
-    step: StepModel, degrees: Degrees, load: Load, sequences: int, *, decodes: bool = True
+    step: StepModel,
+    degrees: Degrees,
+    load: Load,
+    sequences: int,
+    *,
+    decodes: bool = True,
+    roomy: bool = False,
 ) -> Layouts:
     """Of the layouts that the row may mean, those that hold the load; of these, the fastest.
+
+    Args:
+        roomy: a layout without room for `sequences` gives way to one that has more.
 
     Raises:
         InputError: none holds the model.
     """
+    best: tuple[int, float, Layouts] | None = None
     for tier in readings(step.model, degrees):
-        best: tuple[int, float, Layouts] | None = None
         for layout in tier:
             slots = _slots(step, layout, load)
             if slots == 0:
@@ -188,8 +205,10 @@ def _choose(
             found = (-min(slots, sequences), seconds, layout)
             if best is None or found[:2] < best[:2]:
                 best = found
-        if best is not None:
+        if best is not None and (not roomy or -best[0] >= sequences):
             return best[2]
+    if best is not None:
+        return best[2]
     raise InputError(f"{step.model.name} does not fit on {degrees} of {step.device.name}")
 
 
