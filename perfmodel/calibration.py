@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ STEP = {
     "handover_s": 0.2,
     "first_token_steps": 5.0,
     "speculative_tokens": 1.0,
+    "mixed_speculative_tokens": 1.0,
 }
 """A typical size of each constant: the unit in which it is searched."""
 
@@ -44,7 +46,8 @@ START = Correction(
     request_overhead_s=0.04,
     handover_s=0.2,
     first_token_steps=2.0,
-    speculative_tokens=1.2,
+    speculative_tokens=1.3,
+    mixed_speculative_tokens=1.1,
 )
 """Where the search begins."""
 
@@ -58,11 +61,13 @@ CONTINUOUS = (
     "prefill_factor",
     "request_overhead_s",
     "first_token_steps",
+    "mixed_speculative_tokens",
 )
 DISAGGREGATED = ("handover_s", "speculative_tokens")
 
+SPECULATION = ("speculative_tokens", "mixed_speculative_tokens")
 FACTORS = ("collective_factor", "expert_factor", "prefill_factor")
-CUT, TTFT_WEIGHT, PENALTY = 0.7, 0.5, 0.01
+CUT, TTFT_WEIGHT, PENALTY = 1.2, 0.5, 0.01
 LEAST_ROWS = 20
 """Fewer measured rows of a mode say nothing about its constants."""
 
@@ -71,7 +76,7 @@ LARGEST_CLIENTS = 256
 
 
 def fit(
-    rows: Sequence[Served], *, sample: int = 120, trials: int = 200, seed: int = 0
+    rows: Sequence[Served], *, sample: int = 90, trials: int = 180, seed: int = 0
 ) -> Correction:
     """The constants of one engine.
 
@@ -132,8 +137,9 @@ def _search(
         values = dict(zip(names, (np.abs(point) * unit).tolist(), strict=True))
         if "shared_overlap" in values:
             values["shared_overlap"] = min(values["shared_overlap"], 1.0)
-        if "speculative_tokens" in values:
-            values["speculative_tokens"] = max(values["speculative_tokens"], 1.0)
+        for name in SPECULATION:
+            if name in values:
+                values[name] = max(values[name], 1.0)
         for name in FACTORS:
             if name in values:
                 values[name] = max(values[name], 0.1)
@@ -146,8 +152,8 @@ def _search(
         factors = [getattr(correction, name) for name in FACTORS]
         return float(TTFT_WEIGHT * size[0] + size[1] + PENALTY * np.sum(np.log(factors) ** 2))
 
-    origin = np.array([getattr(start, name) for name in names]) / unit
+    origin: Any = np.array([getattr(start, name) for name in names]) / unit
     simplex = np.vstack([origin, origin + 0.4 * np.eye(len(names))])
-    options = {"maxfev": trials, "initial_simplex": simplex}
+    options: Any = {"maxfev": trials, "initial_simplex": simplex}
     best = minimize(loss, origin, method="Nelder-Mead", options=options)
     return at(best.x)

@@ -103,7 +103,8 @@ def continuous(
     while tally.ended < len(lengths):
         batch = len(running)
         if waiting and batch < max(slots, 1):
-            budget, tokens, done = step_tokens * ranks, 0, []
+            budget, tokens = step_tokens * ranks, 0
+            done: list[tuple[float, int]] = []
             while waiting and tokens < budget and batch + len(done) < max(slots, 1):
                 arrived, i, left = waiting.popleft()
                 taken = min(left, budget - tokens)
@@ -126,7 +127,8 @@ def continuous(
         else:
             steps = running[0][0] - step
             if steps > 0:
-                now += steps * decode(-(-batch // ranks), context / batch + steps / 2)
+                each = decode(-(-batch // ranks), context / batch + steps / 2)
+                now += steps * each / correction.mixed_speculative_tokens
                 step += steps
                 context += steps * batch
         while running and running[0][0] <= step:

@@ -48,8 +48,9 @@ class Correction:
             pool, and from there to the decode pool.
         first_token_steps: decode iterations by which a first token is late: engines poll
             for new requests, and send tokens, only every so many iterations.
-        speculative_tokens: tokens per iteration of disaggregated deployments, whose rows do
-            not tell whether they speculate. Not used in planning.
+        speculative_tokens, mixed_speculative_tokens: tokens per iteration, of disaggregated
+            and of continuous deployments, where a checkpoint brings modules to speculate
+            with and the row does not say whether they ran. Not used in planning.
     """
 
     iteration_overhead_s: float = 0.0
@@ -63,6 +64,7 @@ class Correction:
     handover_s: float = 0.0
     first_token_steps: float = 0.0
     speculative_tokens: float = 1.0
+    mixed_speculative_tokens: float = 1.0
 
     def operator_factor(self, kind: str) -> float:
         """What an operator of a kind (see `operator_kind`) is multiplied by."""

@@ -49,7 +49,8 @@ def grouped_query(
 
     yield call("input_norm", kit.norm(tokens))
     yield call("qkv_proj", kit.gemm("attention", tokens, qkv, hidden))
-    yield call("rope_and_cache", kit.memory_pass(tokens * qkv * 2 * ACTIVATION_BYTES))
+    rotated = ("rope", tokens, (heads + kv_heads) * attention.head_dim)
+    yield call("rope_and_cache", kit.memory_pass(tokens * qkv * 2 * ACTIVATION_BYTES, rotated))
     common = {
         "q_heads": heads,
         "kv_heads": kv_heads,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.layout import Layouts
 from perfmodel.operators import Operators, OperatorTime
+from perfmodel.operators.elementwise import Part
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS, Precision
 from perfmodel.work import StepWork
 
@@ -80,13 +81,15 @@ class ModuleKit:
         shape = {"m": m, "n": np.asarray(n, dtype=float), "k": np.asarray(k, dtype=float)}
         return self.ops.gemm.time({"dtype": self.precision.by_module()[module]}, shape)
 
-    def memory_pass(self, moved_bytes: FloatArray) -> OperatorTime:
-        """An elementwise kernel that moves so many bytes."""
-        return self.ops.elementwise.time({}, {"moved_bytes": moved_bytes})
+    def memory_pass(self, moved_bytes: FloatArray, *parts: Part) -> OperatorTime:
+        """An elementwise kernel that moves so many bytes, or the operations it consists of."""
+        return self.ops.elementwise.fused(moved_bytes, parts)
 
     def norm(self, tokens: FloatArray) -> OperatorTime:
         """Residual add and norm in one pass: two streams read, two written."""
-        return self.memory_pass(tokens * self.model.hidden * 4 * ACTIVATION_BYTES)
+        hidden = self.model.hidden
+        moved = tokens * hidden * 4 * ACTIVATION_BYTES
+        return self.memory_pass(moved, ("add", tokens, hidden), ("rms_norm", tokens, hidden))
 
 
 def rank_tokens(work: StepWork, cp: FloatArray) -> FloatArray:

@@ -48,7 +48,9 @@ def dense(
         yield call("norm", kit.norm(tokens))
     up = (ffn.matrices - 1) * width / tp
     yield call("up_proj", kit.gemm("ffn", tokens, up, hidden))
-    yield call("activation", kit.memory_pass(tokens * (up + width / tp) * ACTIVATION_BYTES))
+    moved = tokens * (up + width / tp) * ACTIVATION_BYTES
+    gated = [("silu_mul", tokens, width / tp)] if ffn.gated else []
+    yield call("activation", kit.memory_pass(moved, *gated))
     yield call("down_proj", kit.gemm("ffn", tokens, hidden, width / tp))
 
 

@@ -1,0 +1,250 @@
+"""How well are whole steps predicted from operators measured on this very machine?
+
+    python experiments/accuracy_own_machine.py --device cpu [--store DIR] [--budget 600] [--json]
+
+Collects operator tables (or takes those of `--store`), predicts prefill and decode steps of a
+Llama-architecture model with the estimator, runs the same steps in plain PyTorch, and prints
+both. Nothing is fitted to the steps. The collection's grid is generic; `--model-slices` adds
+the model's own widths and heads, as a user who knows what will run may. Run it on an idle
+machine; where that cannot be had, with OMP_NUM_THREADS=1, which times the thread alone.
+Bar on a CPU: at most 10 % median error.
+
+Needs PyTorch: pip install 'llm-fleet-planner[collect]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from perfmodel.architecture import ModelArchitecture
+from perfmodel.breakdown import breakdown
+from perfmodel.collect import collect
+from perfmodel.database import PerfStore
+from perfmodel.engine import engine_profile
+from perfmodel.hardware import load_device
+from perfmodel.hf_config import from_config
+from perfmodel.layout import parse_layout
+from perfmodel.operators import Operators
+from perfmodel.precision import Precision
+from perfmodel.step import StepModel
+from perfmodel.work import StepWork
+
+NAME = "own_machine"
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+}
+# On a CPU large enough that its weights do not stay in a cache, small enough to run.
+CPU_MODEL = LLAMA | {
+    "hidden_size": 2048,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 4,
+    "intermediate_size": 5632,
+    "vocab_size": 32000,
+}
+CUDA_MODEL = LLAMA | {
+    "hidden_size": 4096,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "vocab_size": 128256,
+}
+CPU_CASES = {
+    "decode": [(b, n) for b in (1, 2, 4, 8, 16) for n in (128, 512, 2048)],
+    "prefill": [(1, 128), (1, 512), (1, 2048), (2, 512), (4, 128), (4, 512), (8, 128), (16, 128)],
+}
+CUDA_CASES = {
+    "decode": [(b, n) for b in (1, 2, 4, 8, 16) for n in (512, 2048, 8192)],
+    "prefill": [(1, 512), (1, 2048), (1, 8192), (4, 512), (4, 2048), (16, 512)],
+}
+SETTLE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One step: `tokens` per sequence new (prefill) or cached (decode)."""
+
+    phase: str
+    batch: int
+    tokens: int
+    predicted_s: float
+    measured_s: float
+    spread: float
+    known_by: str
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, less one."""
+        return self.predicted_s / self.measured_s - 1.0
+
+
+def device_files(store: Path) -> list[str]:
+    """Names of the devices that were collected into a folder."""
+    return sorted(path.stem for path in store.glob("*.yaml"))
+
+
+def timed(run: Callable[[], Any], device: str) -> tuple[float, float]:
+    """Median time of a step, and the half-width between quartiles relative to it."""
+    import torch
+
+    if device == "cuda":
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            run()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+        run = graph.replay
+    # Of one thread, the time it had a core: other processes' turns are not the step's.
+    alone = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.thread_time if alone else time.perf_counter
+    begin = time.perf_counter()
+    run()
+    times: list[float] = []
+    while len(times) < 5 or (len(times) < 25 and time.perf_counter() - begin < 4.0):
+        start = clock()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append(clock() - start)
+    quartiles = statistics.quantiles(times, n=4)
+    middle = statistics.median(times)
+    return middle, (quartiles[2] - quartiles[0]) / (2.0 * middle)
+
+
+def predict(step: StepModel, phase: str, batch: int, tokens: int) -> tuple[float, str]:
+    """The estimator's time of a step, and what shares of it are measured."""
+    if phase == "prefill":
+        work = StepWork.of(prefill_sequences=batch, prefill_tokens=tokens)
+    else:
+        work = StepWork.of(decode_sequences=batch, context_tokens=tokens)
+    layout = parse_layout("attn:TP1 ffn:TP1 PP1")
+    seconds = float(step.time(layout, work).latency_s[0, 0])
+    shares: dict[str, float] = {}
+    for operator in breakdown(step, layout, work).operators:
+        kind = str(getattr(operator.kind, "name", operator.kind)).lower()
+        shares[kind] = shares.get(kind, 0.0) + operator.total_s / seconds
+    ordered = sorted(shares.items(), key=lambda item: -item[1])
+    return seconds, ", ".join(f"{kind} {share:.0%}" for kind, share in ordered if share >= 0.005)
+
+
+def compare(device: str, store: Path, config: dict[str, Any]) -> list[Row]:
+    """Predict and measure every case."""
+    import torch
+    from llama_in_torch import Llama
+
+    names = device_files(store)
+    if len(names) != 1:
+        raise SystemExit(f"{store}: expected the collection of one device, got {names}")
+    hardware = load_device(names[0], [store])
+    tables = PerfStore([store], shipped=False)
+    model: ModelArchitecture = from_config(config, "test model")
+    engine = engine_profile("pytorch")
+    operators = Operators(hardware, engine.name, tables)
+    step = StepModel(model, hardware, engine, Precision(), operators)
+    cases = CUDA_CASES if device == "cuda" else CPU_CASES
+    torch.set_grad_enabled(False)
+    batch = max(b for part in cases.values() for b, _ in part)
+    longest = max(n for part in cases.values() for _, n in part) + 1
+    network = Llama(config, device, batch, longest)
+    rows = []
+    for phase, shapes in cases.items():
+        for count, tokens in shapes:
+            new, start = (tokens, 0) if phase == "prefill" else (1, tokens - 1)
+            ids = torch.randint(config["vocab_size"], (count, new), device=device)
+            measured, spread = timed(lambda ids=ids, at=start: network.step(ids, at), device)
+            predicted, known_by = predict(step, phase, count, tokens)
+            rows.append(Row(phase, count, tokens, predicted, measured, spread, known_by))
+    return rows
+
+
+def summary(rows: list[Row]) -> dict[str, Any]:
+    """Median and worst absolute error, of all and by phase."""
+    errors = [abs(row.error) for row in rows]
+    by_phase = {
+        phase: statistics.median(abs(row.error) for row in rows if row.phase == phase)
+        for phase in dict.fromkeys(row.phase for row in rows)
+    }
+    return {
+        "median_error": statistics.median(errors),
+        "worst_error": max(errors),
+        "median_by_phase": by_phase,
+        "median_spread": statistics.median(row.spread for row in rows),
+    }
+
+
+def show(rows: list[Row], totals: dict[str, Any]) -> None:
+    """Print the table."""
+    print(
+        f"{'phase':8}{'batch':>6}{'tokens':>8}{'predicted':>12}{'measured':>12}{'error':>8}", end=""
+    )
+    print(f"{'repeats':>9}  known by")
+    for row in rows:
+        print(
+            f"{row.phase:8}{row.batch:6}{row.tokens:8}{row.predicted_s * 1e3:9.2f} ms"
+            f"{row.measured_s * 1e3:9.2f} ms{row.error:+8.1%}{row.spread:9.1%}  {row.known_by}"
+        )
+    print(f"median error {totals['median_error']:.1%}, worst {totals['worst_error']:.1%}", end="; ")
+    print(", ".join(f"{p} {e:.1%}" for p, e in totals["median_by_phase"].items()), end="; ")
+    print(f"repeats of one step differ by {totals['median_spread']:.1%}")
+
+
+def main() -> None:
+    """Run the experiment."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--store", type=Path, help="folder of a collection; made if it has none")
+    parser.add_argument("--budget", type=float, default=600.0, help="seconds of collecting")
+    parser.add_argument("--model-slices", action="store_true", help="add the model's own shapes")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args()
+    config = CUDA_MODEL if options.device == "cuda" else CPU_MODEL
+    store = options.store or Path(tempfile.mkdtemp(prefix="own_machine_"))
+    if not device_files(store):
+        models = [from_config(config, "test model")] if options.model_slices else []
+        report = collect(
+            options.device,
+            store,
+            name=NAME,
+            budget_s=options.budget,
+            models=models,
+            progress=lambda share, text: print(
+                f"\r{share:4.0%} {text[:90]:90}", end="", file=sys.stderr
+            ),
+        )
+        print(file=sys.stderr)
+        for family, found in report.families.items():
+            print(f"{family}: {found}", file=sys.stderr)
+        # The collector's pool goes before the model comes.
+        gc.collect()
+        time.sleep(SETTLE_S)
+    rows = compare(options.device, store, config)
+    totals = summary(rows)
+    if options.json:
+        content = {"rows": [asdict(row) | {"error": row.error} for row in rows], **totals}
+        print(json.dumps(content, indent=2))
+    else:
+        show(rows, totals)
+
+
+if __name__ == "__main__":
+    main()
