@@ -34,7 +34,16 @@ LICENCE = "Apache-2.0"
 RELEASE = "0.12.0"
 """The release that the shipped tables came from."""
 
-SHIPPED_DEVICES = ("h100_sxm", "h200_sxm", "b200_sxm", "gb200_nvl72", "a100_sxm", "l40s")
+SHIPPED_DEVICES = (
+    "h100_sxm",
+    "h200_sxm",
+    "b200_sxm",
+    "b300_sxm",
+    "gb200_nvl72",
+    "gb300_nvl72",
+    "a100_sxm",
+    "l40s",
+)
 
 _DEVICE_NAMES = {"gb200": "gb200_nvl72", "gb300": "gb300_nvl72"}
 """The producer's systems whose name is not ours."""

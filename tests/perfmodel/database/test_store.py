@@ -210,7 +210,9 @@ def test_listing():
     assert store.devices() == [
         "a100_sxm",
         "b200_sxm",
+        "b300_sxm",
         "gb200_nvl72",
+        "gb300_nvl72",
         "h100_sxm",
         "h200_sxm",
         "l40s",
