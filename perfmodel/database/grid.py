@@ -1,22 +1,29 @@
 """Piecewise-linear interpolation of measured operator times.
 
-A table's times are divided by the operator's roofline and kept as log-ratios on a
-grid of log-coordinates. Inside the hull the ratio is interpolated linearly; outside
-it is held at the hull's edge, so that the time continues by the roofline ratio and
-is continuous at the hull.
+A table's times are divided by a base, the operator's roofline plus the time that its
+shortest call takes, and kept as log-ratios on a grid of log-coordinates. With the shortest
+call in it the base follows small shapes too, whose time is that of a launch. Inside the hull
+the ratio is interpolated linearly; outside it is held at the hull's edge, so that the time
+continues by the ratio of bases (for large shapes, of rooflines) and is continuous there.
+
+Shapes that no axis joins are slices. A shape with no slice of its own takes the ratio of the
+nearest ones, averaged in logarithms, each read where it does the same work.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.database._holes import Kin, fill
+
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-
+IndexArray = NDArray[np.intp]
 
 SPIKE = 3.0
 """A measurement this many times as far from its roofline as both neighbours is an outlier."""
@@ -24,17 +31,44 @@ SPIKE = 3.0
 UNKNOWN_CORNERS = 0.1
 """A point counts as measured while unmeasured corners of its grid cell weigh at most this."""
 
+NEIGHBOURS = 4
+"""Slices that speak for a shape without one of its own."""
+
+FALL_OFF = 2.0
+"""Each of them counts by its distance to minus this power."""
+
+SAME = 1e-9
+"""Coordinates nearer than this, in octaves, are the same."""
+
+
+@dataclass(frozen=True)
+class Blend:
+    """For U wanted shapes, the J slices that speak for each.
+
+    Attributes:
+        index: (U, J) slices.
+        weight: (U, J) their shares.
+        octaves: (U, J, D) how much further up each is read.
+        exact: (U,) whether the first is the shape's own, and the only one.
+    """
+
+    index: IndexArray
+    weight: FloatArray
+    octaves: FloatArray
+    exact: BoolArray
+
 
 @dataclass(frozen=True)
 class RatioTable:
     """Time-to-roofline ratios of one operator, in slices over a common grid.
 
     Attributes:
-        keys: (S, K) log2 of the slice coordinates (shapes matched, not interpolated).
+        keys: (S, K) log2 of the slice coordinates.
         weights: (K,) how much a distance in each key counts in the choice of a slice.
         axes: D ascending arrays of log2 grid coordinates.
-        log_ratio: (S, n_1, ..., n_D) log of time/roofline, holes filled.
+        log_ratio: (S, n_1, ..., n_D) log of time/base, holes filled.
         inside: same shape, True where the value was measured or lies between measurements.
+        start_s: what the base adds to the roofline.
     """
 
     keys: FloatArray
@@ -42,6 +76,7 @@ class RatioTable:
     axes: tuple[FloatArray, ...]
     log_ratio: FloatArray
     inside: BoolArray
+    start_s: float = 0.0
 
     @classmethod
     def build(
@@ -50,6 +85,7 @@ class RatioTable:
         weights: Sequence[float],
         coordinates: FloatArray,
         ratio: FloatArray,
+        start_s: float = 0.0,
     ) -> RatioTable:
         """From N scattered rows: keys (N, K), coordinates (N, D), ratio (N,), all positive.
 
@@ -72,54 +108,110 @@ class RatioTable:
             grid[cells] = logs
         else:
             grid[cells] = [np.median(part) for part in np.split(logs, starts[1:])]
-        log_ratio, inside = _fill(_without_spikes(grid.reshape(shape)), axes)
-        return cls(slices, np.asarray(weights, dtype=float), tuple(axes), log_ratio, inside)
+        kin = _kin(slices, np.asarray(weights, dtype=float))
+        log_ratio, inside = fill(_without_spikes(grid.reshape(shape)), axes, kin)
+        return cls(
+            slices, np.asarray(weights, dtype=float), tuple(axes), log_ratio, inside, start_s
+        )
 
-    def nearest_slice(self, keys: FloatArray) -> tuple[NDArray[np.intp], BoolArray]:
-        """For each of U rows of keys (U, K): the nearest slice, and whether it matches exactly."""
+    def blend(self, keys: FloatArray, shifts: FloatArray) -> Blend:
+        """For each of U rows of keys (U, K): the slices that speak for it.
+
+        Args:
+            keys: wanted slice coordinates.
+            shifts: (K, D) octaves per octave of a key: a shape with twice a slice's key does
+                at x what the slice does at `x * 2**shift`.
+        """
         if self.keys.shape[1] == 0:
-            return np.zeros(len(keys), dtype=np.intp), np.ones(len(keys), dtype=bool)
-        difference = np.abs(_log2(keys)[:, None, :] - self.keys[None, :, :])
-        distance = difference @ self.weights
-        index = distance.argmin(axis=1)
-        exact: BoolArray = distance[np.arange(len(keys)), index] < 1e-9
-        return index, exact
+            one = np.zeros((len(keys), 1))
+            alone = np.ones(len(keys), dtype=bool)
+            return Blend(one.astype(np.intp), one + 1.0, one[:, :, None] + shifts.sum(0), alone)
+        difference = _log2(keys)[:, None, :] - self.keys[None, :, :]
+        distance = np.abs(difference) @ self.weights
+        first = distance.argmin(axis=1)
+        exact: BoolArray = distance[np.arange(len(keys)), first] < SAME
+        if exact.all():
+            none = np.zeros((len(keys), 1, len(self.axes)))
+            return Blend(first[:, None], np.ones((len(keys), 1)), none, exact)
+        index, least = _nearest(distance, NEIGHBOURS)
+        octaves = np.take_along_axis(difference, index[:, :, None], axis=1) @ shifts
+        return Blend(index, _shares(least), octaves, exact)
 
     def floor(self, axis: int) -> float:
         """Smallest measured coordinate of an axis."""
         return float(2.0 ** self.axes[axis][0])
 
+    def lookup_blend(
+        self, blend: Blend, coordinates: Sequence[FloatArray]
+    ) -> tuple[FloatArray, BoolArray]:
+        """Interpolate for U rows of slices, at coordinates broadcastable to (U, C).
+
+        Returns:
+            ratio of time to base, and whether the row has a slice of its own and the point
+            lies inside its measured hull.
+        """
+        first = blend.index[:, :1]
+        if blend.exact.all():
+            return self.lookup(first, coordinates)
+        shape = np.broadcast_shapes(first.shape, *(c.shape for c in coordinates))
+        at = [_log2(np.atleast_2d(c)) for c in coordinates]
+        total = np.zeros(shape)
+        inside = np.zeros(shape, dtype=bool)
+        own, mixed = np.flatnonzero(blend.exact), np.flatnonzero(~blend.exact)
+        if len(first) == 1:
+            # One row of keys may serve many of coordinates: there is nothing to divide.
+            rows: IndexArray | slice = slice(None)
+        else:
+            rows = mixed
+        if len(own):
+            total[own], inside[own] = self._at(first[own], [_rows(x, own) for x in at])
+        # (neighbour, row, column)
+        moved = [
+            _rows(x, rows)[None] + blend.octaves[mixed, :, d].T[:, :, None]
+            for d, x in enumerate(at)
+        ]
+        values, _ = self._at(blend.index[mixed].T[:, :, None], moved)
+        total[rows] = (values * blend.weight[mixed].T[:, :, None]).sum(axis=0)
+        return np.exp(total), inside
+
     def lookup(
-        self, slices: NDArray[np.intp], coordinates: Sequence[FloatArray]
+        self, slices: IndexArray, coordinates: Sequence[FloatArray]
     ) -> tuple[FloatArray, BoolArray]:
         """Interpolate at broadcastable slice indices and coordinates.
 
         Returns:
-            ratio of time to roofline, and whether the point lies inside the measured hull.
+            ratio of time to base, and whether the point lies inside the measured hull.
         """
-        shape = np.broadcast_shapes(slices.shape, *(c.shape for c in coordinates))
-        low: list[NDArray[np.intp]] = []
+        value, inside = self._at(slices, [_log2(c) for c in coordinates])
+        return np.exp(value), inside
+
+    def _at(
+        self, slices: IndexArray, coordinates: Sequence[FloatArray]
+    ) -> tuple[FloatArray, BoolArray]:
+        """As `lookup`, in logarithms."""
+        shape = np.broadcast_shapes(slices.shape, *(x.shape for x in coordinates))
         weight: list[FloatArray] = []
         within = np.ones(shape, dtype=bool)
-        for axis, coordinate in zip(self.axes, coordinates, strict=True):
-            x = _log2(coordinate)
+        sizes = [len(axis) for axis in self.axes]
+        strides = [int(np.prod(sizes[d + 1 :])) for d in range(len(sizes))]
+        cell = slices * int(np.prod(sizes))
+        for axis, stride, x in zip(self.axes, strides, coordinates, strict=True):
             i = np.clip(np.searchsorted(axis, x, side="right") - 1, 0, max(len(axis) - 2, 0))
             w = (x - axis[i]) / (axis[i + 1] - axis[i]) if len(axis) > 1 else np.zeros_like(x)
-            within &= (x >= axis[0] - 1e-9) & (x <= axis[-1] + 1e-9)
-            low.append(i)
+            within &= (x >= axis[0] - SAME) & (x <= axis[-1] + SAME)
+            cell = cell + i * stride
             weight.append(np.clip(w, 0.0, 1.0))
         total = np.zeros(shape)
         unknown = np.zeros(shape)
-        for corner in range(2 ** len(self.axes)):
-            index: list[NDArray[np.intp]] = [slices]
-            factor: FloatArray = np.ones(shape)
-            for d, axis in enumerate(self.axes):
-                upper = (corner >> d) & 1
-                index.append(np.minimum(low[d] + upper, len(axis) - 1))
-                factor = factor * (weight[d] if upper else 1.0 - weight[d])
-            total += factor * self.log_ratio[tuple(index)]
-            unknown += factor * ~self.inside[tuple(index)]
-        return np.exp(total), within & (unknown <= UNKNOWN_CORNERS)
+        values, outside = self.log_ratio.reshape(-1), ~self.inside.reshape(-1)
+        for upper in product(*((0, 1) if size > 1 else (0,) for size in sizes)):
+            factor: FloatArray = np.ones(())
+            for w, up in zip(weight, upper, strict=True):
+                factor = factor * (w if up else 1.0 - w)
+            corner = cell + sum(up * stride for up, stride in zip(upper, strides, strict=True))
+            total += factor * values[corner]
+            unknown += factor * outside[corner]
+        return total, within & (unknown <= UNKNOWN_CORNERS)
 
 
 def _log2(values: FloatArray) -> FloatArray:
@@ -127,6 +219,36 @@ def _log2(values: FloatArray) -> FloatArray:
     values = np.asarray(values, dtype=float)
     result: FloatArray = np.log2(np.where(values > 0, values, 0.5))
     return result
+
+
+def _rows(values: FloatArray, index: IndexArray | slice) -> FloatArray:
+    """Rows of an array that is broadcastable to (U, C)."""
+    return values[index] if len(values) > 1 else values
+
+
+def _nearest(distance: FloatArray, count: int) -> tuple[IndexArray, FloatArray]:
+    """The `count` least of each row, in order: columns and distances."""
+    count = min(count, distance.shape[1])
+    index = np.argpartition(distance, count - 1, axis=1)[:, :count]
+    least = np.take_along_axis(distance, index, axis=1)
+    order = np.argsort(least, axis=1, kind="stable")
+    return np.take_along_axis(index, order, axis=1), np.take_along_axis(least, order, axis=1)
+
+
+def _shares(distance: FloatArray) -> FloatArray:
+    weight = np.maximum(distance, SAME) ** -FALL_OFF
+    shares: FloatArray = weight / weight.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _kin(keys: FloatArray, weights: FloatArray) -> Kin:
+    """For each slice, those nearest to it, itself apart."""
+    if len(keys) < 2:
+        return Kin(np.zeros((len(keys), 0), dtype=np.intp), np.zeros((len(keys), 0)))
+    distance = np.abs(keys[:, None, :] - keys[None, :, :]) @ weights
+    np.fill_diagonal(distance, np.inf)
+    index, least = _nearest(distance, min(NEIGHBOURS, len(keys) - 1))
+    return Kin(index, _shares(least))
 
 
 def _without_spikes(grid: FloatArray) -> FloatArray:
@@ -142,31 +264,3 @@ def _without_spikes(grid: FloatArray) -> FloatArray:
         higher = np.maximum(lines[..., :-2], lines[..., 2:])
         np.moveaxis(spikes, d, -1)[..., 1:-1] |= inner > higher + np.log(SPIKE)
     return np.where(spikes, np.nan, grid)
-
-
-def _fill(grid: FloatArray, axes: Sequence[FloatArray]) -> tuple[FloatArray, BoolArray]:
-    """Fill holes: linearly between measurements along an axis, else by the nearest one.
-
-    A hole between two measurements counts as inside the hull, an outer one does not.
-    """
-    inside = ~np.isnan(grid)
-    filled = grid.copy()
-    for interpolate in (True, False):
-        for d, axis in enumerate(axes, start=1):
-            if not np.isnan(filled).any():
-                break
-            lines = np.moveaxis(filled, d, -1).reshape(-1, len(axis))
-            known = ~np.isnan(lines)
-            flags = np.moveaxis(inside, d, -1).reshape(-1, len(axis))
-            for row in np.flatnonzero(known.any(axis=1) & ~known.all(axis=1)):
-                have = known[row]
-                first, last = np.flatnonzero(have)[[0, -1]]
-                between = np.zeros(len(axis), dtype=bool)
-                between[first : last + 1] = True
-                target = ~have & (between if interpolate else True)
-                lines[row, target] = np.interp(axis[target], axis[have], lines[row, have])
-                flags[row] |= between & interpolate & flags[row][have].all()
-            moved = tuple(np.moveaxis(filled, d, -1).shape)
-            filled = np.moveaxis(lines.reshape(moved), -1, d).copy()
-            inside = np.moveaxis(flags.reshape(moved), -1, d).copy()
-    return np.nan_to_num(filled, nan=0.0), inside

@@ -39,6 +39,8 @@ class ContextAttention(OperatorModel):
         "q_heads": 1.0,
         "kv_heads": 0.5,
     }
+    # A block of work is a query head of a sequence.
+    similar: ClassVar[Mapping[str, Mapping[str, float]]] = {"q_heads": {"batch": 1.0}}
     efficiency: ClassVar[Roofline] = Roofline(0.5, 0.7, 1.0)
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
@@ -76,6 +78,8 @@ class GenerationAttention(OperatorModel):
     family: ClassVar[str] = "attention_generation"
     axes: ClassVar[tuple[str, ...]] = ("batch", "context_tokens")
     slices: ClassVar[Mapping[str, float]] = ContextAttention.slices
+    # A block of work is a key-value head of a sequence: its queries share what is read.
+    similar: ClassVar[Mapping[str, Mapping[str, float]]] = {"kv_heads": {"batch": 1.0}}
     efficiency: ClassVar[Roofline] = Roofline(0.5, 0.75, 1.0)
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:

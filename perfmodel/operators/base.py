@@ -95,8 +95,11 @@ class OperatorModel(ABC):
     Class attributes:
         family: the measured table's name.
         axes: columns interpolated between measurements.
-        slices: columns matched to the nearest measured shape, with the weight of a
+        slices: columns matched to the nearest measured shapes, with the weight of a
             log2 distance in each.
+        similar: for a slice column, by how many octaves per octave of it each axis is read
+            further up in a slice that stands in: twice the heads at a batch keep a device as
+            busy as half of them at twice the batch.
         efficiency: fractions of the compute, memory and link roofline reached where
             nothing was measured.
         floor_is_exact: the roofline holds for every shape; False where it is an expectation,
@@ -107,6 +110,7 @@ class OperatorModel(ABC):
     family: ClassVar[str]
     axes: ClassVar[tuple[str, ...]]
     slices: ClassVar[Mapping[str, float]] = {}
+    similar: ClassVar[Mapping[str, Mapping[str, float]]] = {}
     efficiency: ClassVar[Roofline] = TYPICAL
     launch_s: ClassVar[float] = 3e-6
     floor_is_exact: ClassVar[bool] = True
@@ -140,6 +144,10 @@ class OperatorModel(ABC):
             self.efficiency.bandwidth_s * (bandwidth / TYPICAL.bandwidth_s if bandwidth else 1.0),
             self.efficiency.link_s,
         )
+
+    def work(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> FloatArray:
+        """Time in proportion to which measurements are carried between shapes: the roofline."""
+        return largest(self.roofline(categories, shape))
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """Other categories whose efficiency may stand in, best first, when none is measured."""
@@ -195,10 +203,17 @@ class OperatorModel(ABC):
             if self.slices
             else np.zeros((1, 0))
         )
-        index, exact = table.nearest_slice(keys)
-        ratio, inside = table.lookup(index[:, None], axes)
-        base = np.broadcast_to(largest(self.roofline(categories, held)), full)
-        return base * ratio, np.broadcast_to(inside & exact[:, None], full)
+        ratio, inside = table.lookup_blend(table.blend(keys, self._shifts()), axes)
+        base = np.broadcast_to(self.work(categories, held) + table.start_s, full)
+        return base * ratio, np.broadcast_to(inside, full)
+
+    def _shifts(self) -> FloatArray:
+        return np.array(
+            [
+                [self.similar.get(key, {}).get(axis, 0.0) for axis in self.axes]
+                for key in self.slices
+            ]
+        ).reshape(len(self.slices), len(self.axes))
 
     def _table(self, categories: Mapping[str, str]) -> tuple[RatioTable, bool] | None:
         """The table for these categories, and whether it is theirs (not a stand-in's)."""
@@ -238,17 +253,21 @@ class OperatorModel(ABC):
         columns = {name: rows[name].to_numpy().astype(float) for name in names}
         floor = np.broadcast_to(largest(self.roofline(categories, columns)), (len(rows),))
         table_axes = self.coordinates(columns)
-        ratio = rows["time_s"].to_numpy().astype(float) / floor
+        times = rows["time_s"].to_numpy().astype(float)
         # A benchmark that beats the roofline found its operands in cache. A step in service does
         # not: such a point says nothing, and its neighbours stand in for it.
-        sound = (ratio >= 1.0) | (not self.floor_is_exact)
+        sound = (times >= floor) | (not self.floor_is_exact)
         if not sound.any():
-            ratio, sound = np.ones(len(rows)), np.ones(len(rows), dtype=bool)
+            times, sound = np.array(floor), np.ones(len(rows), dtype=bool)
+        start_s = float(times[sound].min())
+        work = np.broadcast_to(self.work(categories, columns), (len(rows),))
+        ratio = times / (work + start_s)
         return RatioTable.build(
             keys=_columns(columns, self.slices, len(rows))[sound],
             weights=list(self.slices.values()),
             coordinates=_columns(table_axes, self.axes, len(rows))[sound],
             ratio=ratio[sound],
+            start_s=start_s,
         )
 
 

@@ -63,6 +63,13 @@ class AllReduce(OperatorModel):
         bandwidth = self.device.fast_link.bandwidth_bytes_per_s
         return Roofline(link_s=shape["message_bytes"] * (shape["devices"] > 1) / bandwidth)
 
+    def work(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> FloatArray:
+        """A ring's traffic: unlike the floor, it grows with the group."""
+        n = np.maximum(np.asarray(shape["devices"], dtype=float), 1.0)
+        crossing = 2.0 * (n - 1.0) / n * shape["message_bytes"]
+        seconds: FloatArray = crossing / self.device.fast_link.bandwidth_bytes_per_s
+        return seconds
+
     def analytic(self, floors: Roofline, shape: Mapping[str, Any]) -> FloatArray:
         """Ring bandwidth term, tree latency term."""
         link = self.device.fast_link

@@ -35,6 +35,8 @@ class MlaContext(_Mla):
     family: ClassVar[str] = "mla_context"
     axes: ClassVar[tuple[str, ...]] = ("batch", "tokens")
     slices: ClassVar[Mapping[str, float]] = {"heads": 1.0}
+    # A block of work is a head of a sequence.
+    similar: ClassVar[Mapping[str, Mapping[str, float]]] = {"heads": {"batch": 1.0}}
     efficiency: ClassVar[Roofline] = Roofline(0.5, 0.7, 1.0)
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:

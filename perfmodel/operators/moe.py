@@ -32,6 +32,11 @@ class RoutedExperts(OperatorModel):
         "tp": 1.0,
         "ep": 1.0,
     }
+    # Products are as full, and as much padded, as each expert has tokens.
+    similar: ClassVar[Mapping[str, Mapping[str, float]]] = {
+        "top_k": {"tokens": 1.0},
+        "experts": {"tokens": -1.0},
+    }
     efficiency: ClassVar[Roofline] = Roofline(0.5, 0.7, 1.0)
     launch_s: ClassVar[float] = 1e-5
     floor_is_exact: ClassVar[bool] = False

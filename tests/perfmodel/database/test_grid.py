@@ -95,6 +95,22 @@ def test_the_hull_edge_is_continuous_and_flagged() -> None:
     assert not at(built, 0.9)[1]
 
 
+@given(full_grids(), st.data())
+def test_every_point_of_the_hull_edge_is_approached_from_both_sides(
+    grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]], data: st.DataObject
+) -> None:
+    axes, points, values = grid
+    built = table(points, values)
+    edge = [data.draw(st.floats(a[0], a[-1])) for a in axes]
+    d = data.draw(st.integers(0, len(axes) - 1))
+    edge[d] = data.draw(st.sampled_from([axes[d][0], axes[d][-1]]))
+    step = np.array([1.0 - 1e-9, 1.0 + 1e-9])
+    ratio, _ = built.lookup(
+        NO_SLICE, [x * step if i == d else np.full(2, x) for i, x in enumerate(edge)]
+    )
+    assert ratio[0] == pytest.approx(ratio[1], rel=1e-4)
+
+
 def test_a_hole_between_measurements_is_inside_and_interpolated() -> None:
     points = [p for p in product([1, 2, 4], [1, 2, 4]) if p != (2, 2)]
     built = table(points, [float(m * n) for m, n in points])
@@ -110,6 +126,33 @@ def test_a_missing_corner_is_filled_by_the_nearest_and_outside() -> None:
     assert not at(built, 3, 3)[1]
     assert at(built, 1.5, 1.5)[1]
     assert at(built, 4, 2)[1]
+
+
+def test_a_jump_at_one_size_is_carried_over_to_a_hole_from_its_neighbours() -> None:
+    # A step in m that every n shows; half of it would be lost on the line along m.
+    step = {1.0: 1.0, 2.0: 1.0, 3.0: 2.0, 4.0: 2.0, 8.0: 2.0}
+    ns = [1.0, 2.0, 4.0, 8.0, 16.0]
+    whole = {(m, n): r * n**0.1 for m, r in step.items() for n in ns}
+    known = {point: value for point, value in whole.items() if point != (3.0, 4.0)}
+    built = table(list(known), list(known.values()))
+    assert at(built, 3, 4) == (pytest.approx(whole[3.0, 4.0], rel=1e-3), True)
+
+
+@given(full_grids(), st.data())
+def test_holes_keep_the_other_nodes_and_invent_no_new_extremes(
+    grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]], data: st.DataObject
+) -> None:
+    _, points, values = grid
+    kept = [data.draw(st.booleans()) for _ in points]
+    kept[0] = True
+    left = [v for v, k in zip(values, kept, strict=True) if k]
+    built = table([p for p, k in zip(points, kept, strict=True) if k], left)
+    for point, value, keep in zip(points, values, kept, strict=True):
+        ratio, inside = at(built, *point)
+        if keep:
+            assert ratio == pytest.approx(value, rel=1e-9)
+            assert inside
+        assert min(left) * (1 - 1e-9) <= ratio <= max(left) * (1 + 1e-9)
 
 
 def test_repeated_rows_count_once_by_their_median() -> None:
@@ -128,14 +171,76 @@ def test_a_zero_coordinate_is_a_category_of_its_own() -> None:
     assert at(built, 0) == (pytest.approx(2.0), True)
 
 
-def test_the_nearest_slice_is_chosen_by_weighted_octaves() -> None:
-    keys = np.array([[8.0, 128.0], [32.0, 128.0], [8.0, 64.0]])
-    built = RatioTable.build(keys, [1.0, 10.0], np.ones((3, 1)), np.array([1.0, 2.0, 3.0]))
-    wanted = np.array([[8.0, 128.0], [20.0, 128.0], [30.0, 70.0], [8.0, 64.0]])
-    index, exact = built.nearest_slice(wanted)
-    ratio, _ = built.lookup(index, [np.ones(4)])
-    assert ratio == pytest.approx([1.0, 2.0, 3.0, 3.0])
-    assert exact.tolist() == [True, False, False, True]
+NO_SHIFT = np.zeros((1, 1))
+
+
+def blended(
+    built: RatioTable, key: float, at: float, shifts: FloatArray = NO_SHIFT
+) -> tuple[float, bool]:
+    blend = built.blend(np.array([[key]]), shifts)
+    ratio, inside = built.lookup_blend(blend, [np.array([[at]])])
+    return ratio.item(), bool(inside.item())
+
+
+def sliced(keys: list[float], values: dict[float, list[float]], axis: list[float]) -> RatioTable:
+    return RatioTable.build(
+        np.repeat(keys, len(axis))[:, None],
+        [1.0],
+        np.array(axis * len(keys))[:, None],
+        np.array([values[key][i] for key in keys for i in range(len(axis))]),
+    )
+
+
+@given(
+    st.lists(st.integers(1, 512), min_size=1, max_size=6, unique=True),
+    st.data(),
+)
+def test_slices_are_exact_and_a_blend_stays_within_them(
+    keys: list[int], data: st.DataObject
+) -> None:
+    axis = [1.0, 4.0, 32.0]
+    values = {float(k): [data.draw(ratios) for _ in axis] for k in keys}
+    built = sliced([float(k) for k in keys], values, axis)
+    for key, row in values.items():
+        for x, value in zip(axis, row, strict=True):
+            assert blended(built, key, x) == (pytest.approx(value, rel=1e-9), True)
+    every = [v for row in values.values() for v in row]
+    key, x = data.draw(st.floats(0.5, 1000.0)), data.draw(st.floats(0.5, 64.0))
+    ratio, _ = blended(built, key, x)
+    assert min(every) * (1 - 1e-9) <= ratio <= max(every) * (1 + 1e-9)
+
+
+def test_halfway_between_two_slices_is_their_geometric_mean_and_not_measured() -> None:
+    built = sliced([2.0, 8.0], {2.0: [2.0, 2.0], 8.0: [8.0, 8.0]}, [1.0, 4.0])
+    assert blended(built, 4.0, 2.0) == (pytest.approx(4.0), False)
+    assert blended(built, 2.0 * (1 + 1e-6), 2.0)[0] == pytest.approx(2.0, rel=1e-6)
+
+
+def test_a_slice_is_read_where_it_does_the_same_work() -> None:
+    # Ratios that depend on key * x alone: with a shift of one they carry over exactly.
+    axis = [float(2**i) for i in range(8)]
+    values = {k: [1.0 + np.log2(k * x) / 10.0 for x in axis] for k in (1.0, 4.0)}
+    built = sliced([1.0, 4.0], values, axis)
+    similar = np.ones((1, 1))
+    assert blended(built, 2.0, 8.0, similar)[0] == pytest.approx(1.0 + np.log2(16.0) / 10.0)
+
+
+def test_rows_with_and_without_a_slice_of_their_own_mix_in_one_call() -> None:
+    built = sliced([2.0, 8.0], {2.0: [2.0, 4.0], 8.0: [8.0, 16.0]}, [1.0, 4.0])
+    blend = built.blend(np.array([[2.0], [4.0], [8.0]]), NO_SHIFT)
+    whole = [[2.0, 4.0], [4.0, 8.0], [8.0, 16.0]]
+    for at in (np.array([1.0, 4.0]), np.array([[1.0, 4.0]]), np.tile([1.0, 4.0], (3, 1))):
+        ratio, inside = built.lookup_blend(blend, [at])
+        assert ratio == pytest.approx(np.array(whole))
+        assert inside.tolist() == [[True, True], [False, False], [True, True]]
+
+
+def test_one_row_of_keys_serves_many_of_coordinates() -> None:
+    built = sliced([2.0, 8.0], {2.0: [2.0, 4.0], 8.0: [8.0, 16.0]}, [1.0, 4.0])
+    ratio, _ = built.lookup_blend(
+        built.blend(np.array([[4.0]]), NO_SHIFT), [np.array([[1.0], [4.0], [2.0]])]
+    )
+    assert ratio == pytest.approx(np.array([[4.0], [8.0], [32.0**0.5]]))
 
 
 @given(full_grids())

@@ -149,7 +149,8 @@ def test_beyond_the_table_time_grows_with_the_roofline(h100: Operators) -> None:
     a, b = (h100.gemm.time({"dtype": "bf16"}, columns(edge | {"m": m})) for m in (2**20, 2**23))
     assert a.kind.item() == b.kind.item() == Kind.EXTRAPOLATED
     assert b.seconds.item() / a.seconds.item() == pytest.approx(
-        b.floor_s.item() / a.floor_s.item(), rel=1e-9
+        b.floor_s.item() / a.floor_s.item(),
+        rel=1e-3,  # a launch does not grow with the shape
     )
 
 
