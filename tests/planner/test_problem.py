@@ -37,11 +37,15 @@ def test_a_price_not_given_comes_from_the_list_with_source_and_date(make_query: 
         assert part in offer.price_source
 
 
-def test_every_shipped_device_has_one_default_price() -> None:
+UNPRICED = {"b300_sxm", "gb300_nvl72"}
+"""Too new for the list that prices the others: a query gives their price itself."""
+
+
+def test_every_shipped_device_has_at_most_one_default_price() -> None:
     entries = yaml.safe_load(PRICES.read_text())["prices"]
     defaults = [entry["device"] for entry in entries if entry.get("default")]
-    assert sorted(defaults) == device_names()
-    assert set(price_list()) == set(device_names())
+    assert sorted(defaults) == sorted(set(device_names()) - UNPRICED)
+    assert set(price_list()) == set(defaults)
     for entry in entries:
         assert entry["source"]
         assert entry["date"]
