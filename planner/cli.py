@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
+from planner.cli_perfdb import console as _console
+from planner.cli_perfdb import fail as _fail
 
+if TYPE_CHECKING:
     from planner.plan import Plan
     from planner.query import Query
 
-BAD_INPUT, INFEASIBLE = 2, 3
+INFEASIBLE = 3
 
 app = typer.Typer(
     name="planner",
@@ -24,18 +26,7 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-perfdb = typer.Typer(help="The measured-performance database.", no_args_is_help=True)
 app.add_typer(perfdb, name="perfdb")
-
-SearchPath = Annotated[
-    list[Path] | None,
-    typer.Option("--search-path", help="Folder with further device or model files; repeatable."),
-]
-
-PerfdbPath = Annotated[
-    list[Path] | None,
-    typer.Option("--perfdb", help="Folder of measured tables, searched first; repeatable."),
-]
 
 
 @app.command()
@@ -222,48 +213,6 @@ def devices(search_path: SearchPath = None) -> None:
     _console().print(table)
 
 
-@perfdb.command("list")
-def perfdb_list(
-    path: Annotated[
-        list[Path] | None, typer.Argument(help="Folders before the shipped one.")
-    ] = None,
-) -> None:
-    """List measured tables: device, engine, version, rows."""
-    from rich.table import Table
-
-    from perfmodel.database import PerfStore
-    from perfmodel.errors import InputError
-
-    table = Table("device", "engine", "version", "family", "rows", box=None)
-    try:
-        for info in PerfStore(path or []).describe():
-            table.add_row(
-                info.device, info.engine, " ".join(info.versions), info.family, f"{info.rows:,}"
-            )
-    except InputError as error:
-        _fail(str(error), BAD_INPUT)
-    _console().print(table)
-
-
-@perfdb.command("import")
-def perfdb_import(
-    source: Annotated[Path, typer.Argument(help="Folder of an unpacked aiconfigurator-core.")],
-    destination: Annotated[Path, typer.Argument(help="Folder to write tables to.")],
-    device: Annotated[list[str] | None, typer.Option(help="Only this device; repeatable.")] = None,
-    engine: Annotated[list[str] | None, typer.Option(help="Only this engine; repeatable.")] = None,
-) -> None:
-    """Import aiconfigurator's measured operator tables; use them with `solve --perfdb`."""
-    from perfmodel.database.import_aiconfigurator import import_tables
-    from perfmodel.errors import InputError
-
-    try:
-        tables = import_tables(source, destination, device or None, engine or None)
-    except InputError as error:
-        _fail(str(error), BAD_INPUT)
-    for table in tables:
-        typer.echo(str(table))
-
-
 def _located(error: Exception, query: Path) -> str:
     """The message, with file and line where the error names a field of the query."""
     from perfmodel.documents import read_yaml
@@ -275,21 +224,10 @@ def _located(error: Exception, query: Path) -> str:
     return f"{read_yaml(query).where(field)}: {error.problem}"
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=False)
-
-
 def _status(error: Exception) -> int:
     from planner.infeasible import InfeasibleError
 
     return INFEASIBLE if isinstance(error, InfeasibleError) else BAD_INPUT
-
-
-def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(status)
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from functools import lru_cache
 import pytest
 
 from perfmodel.architecture import load_model
-from perfmodel.database import PerfStore
 from perfmodel.correction import NEUTRAL
+from perfmodel.database import PerfStore
 from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.hardware import Device, load_device
 from perfmodel.operators import Operators

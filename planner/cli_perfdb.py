@@ -1,0 +1,367 @@
+"""The `planner perfdb` commands: the measured tables, and what all commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from perfmodel.collect import Progress, Report
+    from perfmodel.coverage import ModelCoverage
+    from perfmodel.database import PerfStore
+
+BAD_INPUT = 2
+
+perfdb = typer.Typer(help="The measured-performance database.", no_args_is_help=True)
+
+SearchPath = Annotated[
+    list[Path] | None,
+    typer.Option("--search-path", help="Folder with further device or model files; repeatable."),
+]
+
+PerfdbPath = Annotated[
+    list[Path] | None,
+    typer.Option("--perfdb", help="Folder of measured tables, searched first; repeatable."),
+]
+
+DRAWINGS = (".svg", ".png", ".html")
+
+
+@perfdb.command("list")
+def perfdb_list(
+    path: Annotated[
+        list[Path] | None, typer.Argument(help="Folders before the shipped one.")
+    ] = None,
+) -> None:
+    """List measured tables: device, engine, version, rows."""
+    from rich.table import Table
+
+    from perfmodel.database import PerfStore
+    from perfmodel.errors import InputError
+
+    table = Table("device", "engine", "version", "family", "rows", box=None)
+    try:
+        for info in PerfStore(path or []).describe():
+            table.add_row(
+                info.device, info.engine, " ".join(info.versions), info.family, f"{info.rows:,}"
+            )
+    except InputError as error:
+        fail(str(error))
+    console().print(table)
+
+
+@perfdb.command("import")
+def perfdb_import(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of an unpacked aiconfigurator-core, or Vidur's.")
+    ],
+    destination: Annotated[Path, typer.Argument(help="Folder to write tables to.")],
+    device: Annotated[list[str] | None, typer.Option(help="Only this device; repeatable.")] = None,
+    engine: Annotated[list[str] | None, typer.Option(help="Only this engine; repeatable.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="aiconfigurator or vidur; by default what is found.")
+    ] = None,
+) -> None:
+    """Import measured operator tables of others; use them with `solve --perfdb`."""
+    from perfmodel.database import import_aiconfigurator, import_vidur
+    from perfmodel.errors import InputError
+    from planner.perfdb_report import imported_table
+
+    producer = format or _producer(source)
+    if producer not in ("aiconfigurator", "vidur"):
+        fail(f"--format: expected aiconfigurator or vidur, got {producer!r}")
+    if producer == "vidur" and set(engine or []) - {import_vidur.ENGINE}:
+        fail(f"--engine: Vidur's tables are all of engine {import_vidur.ENGINE}")
+    try:
+        if producer == "vidur":
+            tables = import_vidur.import_tables(source, destination, device or None)
+        else:
+            tables = import_aiconfigurator.import_tables(
+                source, destination, device or None, engine or None
+            )
+    except InputError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename or destination}: {error.strerror or error}")
+    console().print(imported_table(tables))
+    refused = [table for table in tables if table.status == "refused"]
+    if refused:
+        fail(f"{len(refused)} of {len(tables)} tables refused; nothing was written for them")
+
+
+def _producer(source: Path) -> str:
+    """Whose tables a folder holds."""
+    if (source / "systems" / "data").is_dir():
+        return "aiconfigurator"
+    if (source / "data" / "profiling").is_dir():
+        return "vidur"
+    fail(f"{source}: expected systems/data (aiconfigurator-core) or data/profiling (Vidur) in it")
+
+
+@perfdb.command("show")
+def perfdb_show(
+    device: Annotated[str, typer.Argument(help="Device; see `planner perfdb list`.")],
+    engine: Annotated[str, typer.Argument(help="trtllm, vllm, sglang, nccl or pytorch.")],
+    family: Annotated[str, typer.Argument(help="Family of operators, such as gemm.")],
+    where: Annotated[
+        list[str] | None, typer.Option(help="Only rows with COLUMN=VALUE; repeatable.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most so many rows (default: 20; all as CSV).")
+    ] = None,
+    columns: Annotated[bool, typer.Option("--columns", help="Explain the columns.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Every column, as CSV.")] = False,
+    perfdb_path: PerfdbPath = None,
+) -> None:
+    """Show the rows of one table.
+
+    Example: planner perfdb show h200_sxm trtllm gemm --where dtype=fp8 --where m=64
+    """
+    from perfmodel.database import FAMILIES, PerfStore
+    from perfmodel.errors import InputError
+    from planner.perfdb_report import columns_table, print_rows, selected
+
+    try:
+        store = PerfStore(perfdb_path or [])
+        _known(store, device, engine)
+        _one_of("family", family, store.families(device, engine), FAMILIES)
+        table = store.table(device, engine, family)
+        assert table is not None
+        rows = selected(table, FAMILIES[family], where or [])
+    except InputError as error:
+        fail(str(error))
+    if columns:
+        console().print(columns_table(FAMILIES[family], table))
+    elif csv:
+        typer.echo(rows.head(limit or rows.height).write_csv(), nl=False)
+    else:
+        print_rows(rows, FAMILIES[family], limit or 20, console())
+
+
+@perfdb.command("check")
+def perfdb_check(
+    folders: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of tables (default: the shipped one).")
+    ] = None,
+) -> None:
+    """Read every table whole: schema, values, shapes given twice, collectors' checksums."""
+    from perfmodel.database.coverage import check_folder
+    from perfmodel.database.store import SHIPPED
+    from perfmodel.errors import InputError
+
+    tables = rows = 0
+    problems = []
+    for folder in folders or [SHIPPED]:
+        try:
+            for found in check_folder(folder):
+                tables += 1
+                rows += found.rows
+                state = "BAD" if found.problem else "ok "
+                manifest = ", checksum" if found.manifest and not found.problem else ""
+                typer.echo(
+                    f"{state} {found.name}: {found.rows:,} rows, "
+                    f"{found.duplicates:,} duplicates{manifest}"
+                )
+                if found.problem:
+                    problems.append(found.problem)
+        except InputError as error:
+            problems.append(str(error))
+    typer.echo(f"{tables:,} tables, {rows:,} rows, {len(problems)} problems")
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(BAD_INPUT)
+
+
+@perfdb.command("collect")
+def perfdb_collect(
+    destination: Annotated[Path, typer.Argument(help="Folder to write tables to.")],
+    device: Annotated[str, typer.Option(help="What to measure: cpu or cuda.")],
+    name: Annotated[
+        str | None, typer.Option(help="The device's name (default: local_cpu or local_cuda).")
+    ] = None,
+    family: Annotated[list[str] | None, typer.Option(help="Only this family; repeatable.")] = None,
+    budget_s: Annotated[float, typer.Option(help="Seconds to spend.")] = 600.0,
+    error: Annotated[
+        float, typer.Option(help="Error of interpolation to reach at the 90th percentile.")
+    ] = 0.05,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Also this model's own shapes; repeatable.")
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure anew what an earlier call measured.")
+    ] = False,
+    search_path: SearchPath = None,
+) -> None:
+    """Measure this machine's operators with PyTorch; interrupted, it goes on where it stopped.
+
+    Example: planner perfdb collect my_tables --device cpu --budget-s 300
+    """
+    from perfmodel.architecture import load_model
+    from perfmodel.collect import FAMILIES, collect
+    from perfmodel.errors import InputError
+    from planner.perfdb_report import print_collected
+
+    if device != "cpu" and device != "cuda":
+        fail(f"--device: expected cpu or cuda, got {device!r}")
+    kind: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
+
+    def run(progress: Progress) -> Report:
+        return collect(
+            kind,
+            destination,
+            name=name or f"local_{device}",
+            families=family or FAMILIES,
+            budget_s=budget_s,
+            error_bound=error,
+            resume=not fresh,
+            progress=progress,
+            models=[load_model(one, search_path or []) for one in model or []],
+        )
+
+    try:
+        report = _with_bar(run)
+    except InputError as problem:
+        fail(str(problem))
+    except OSError as problem:
+        fail(f"{problem.filename or destination}: {problem.strerror or problem}")
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        raise typer.Exit(130) from None
+    print_collected(report, console())
+
+
+def _with_bar(run: Callable[[Progress], Report]) -> Report:
+    """Run with a progress bar on standard error."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    with Bar(
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task("", total=1.0)
+        return run(lambda share, text: bar.update(task, completed=share, description=text))
+
+
+@perfdb.command("coverage")
+def perfdb_coverage(
+    device: Annotated[str, typer.Argument(help="Device; see `planner perfdb list`.")],
+    engine: Annotated[str, typer.Option(help="trtllm, vllm, sglang or pytorch.")] = "trtllm",
+    model: Annotated[str | None, typer.Option(help="Also how its steps are known.")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Such as 'attn:TP8 ffn:TP8' (default: TP over one host).")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option(help="Weight format (default: the checkpoint's own).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the model's shapes: FILE.svg, .png or .html.")
+    ] = None,
+    search_path: SearchPath = None,
+    perfdb_path: PerfdbPath = None,
+) -> None:
+    """What is measured of a device, and how much of a model's steps that covers.
+
+    Example: planner perfdb coverage h200_sxm --model llama-3.1-70b --layout 'attn:TP4 ffn:TP4'
+    """
+    from perfmodel.database import PerfStore
+    from perfmodel.database.coverage import family_coverage
+    from perfmodel.errors import InputError
+    from planner.perfdb_report import draw_coverage, families_table, print_model_coverage
+
+    for option, value in (("--layout", layout), ("--format", format), ("--out", out)):
+        if value is not None and model is None:
+            fail(f"{option}: needs --model")
+    if out is not None and out.suffix.lower() not in DRAWINGS:
+        fail(f"--out: expected a file ending in {', '.join(DRAWINGS)}, got {str(out)!r}")
+    if out is not None and not out.absolute().parent.is_dir():
+        fail(f"{out}: the folder does not exist")
+    try:
+        store = PerfStore(perfdb_path or [])
+        _known(store, device, engine)
+        # Collectives of NCCL serve every engine.
+        others = ["nccl"] if engine != "nccl" and "nccl" in store.engines(device) else []
+        families = [f for e in (engine, *others) for f in family_coverage(store, device, e)]
+        found = None
+        if model is not None:
+            places = [*(search_path or []), *(perfdb_path or [])]
+            found = _model_coverage(store, device, engine, model, layout, format, places)
+    except InputError as error:
+        fail(str(error))
+    console().print(families_table(families))
+    if found is not None:
+        print_model_coverage(found, console())
+        if out is not None:
+            try:
+                draw_coverage(found, store, device, out)
+            except OSError as error:
+                fail(f"{out}: {error.strerror or error}")
+
+
+def _model_coverage(
+    store: PerfStore,
+    device: str,
+    engine: str,
+    model: str,
+    layout: str | None,
+    weights: str | None,
+    search_path: list[Path],
+) -> ModelCoverage:
+    """How a model's steps are known; the same objects that a query is solved with.
+
+    Raises:
+        InputError: one of them is unknown, or they do not suit each other.
+    """
+    from perfmodel.architecture import load_model
+    from perfmodel.coverage import model_coverage
+    from perfmodel.engine import engine_profile
+    from perfmodel.hardware import load_device
+    from perfmodel.layout import parse_layout
+    from perfmodel.operators import Operators
+    from planner.perfdb_report import chosen_precision
+
+    shape = load_model(model, search_path)
+    machine = load_device(device, search_path)
+    profile = engine_profile(engine)
+    tp = machine.host_devices
+    spelled = layout or f"attn:TP{tp} ffn:TP{tp}"
+    precision = chosen_precision(shape, weights).on(machine.peak_flops_per_s)
+    operators = Operators(machine, profile.name, store)
+    return model_coverage(shape, machine, profile, precision, operators, parse_layout(spelled))
+
+
+def _known(store: PerfStore, device: str, engine: str) -> None:
+    """Refuse a device or engine without tables, naming those that have some."""
+    _one_of("device", device, store.devices())
+    _one_of(f"engine of {device}", engine, store.engines(device))
+
+
+def _one_of(what: str, name: str, valid: Sequence[str], known: Container[str] = ()) -> None:
+    from perfmodel.errors import InputError
+
+    if name not in valid:
+        state = "not measured" if name in known else "unknown"
+        raise InputError(f"{what} {name!r}: {state}; expected one of {', '.join(valid)}")
+
+
+def console() -> Console:
+    """Where answers are printed."""
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def fail(message: str, status: int = BAD_INPUT) -> NoReturn:
+    """End the command with a message on standard error."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(status)
