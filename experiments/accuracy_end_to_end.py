@@ -295,7 +295,7 @@ def main() -> None:
         show(summary)
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / "accuracy_end_to_end.json").write_text(json.dumps(summary, indent=1) + "\n")
-        draw(seen, RESULTS / "accuracy_end_to_end.svg")
+        draw(seen, RESULTS / "accuracy_end_to_end.png")
 
 
 if __name__ == "__main__":
