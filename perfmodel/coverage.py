@@ -141,14 +141,15 @@ def model_coverage(
         setattr(operators, name, cast(OperatorModel, _Watched(original, points)))
     step = StepModel(model, device, engine, precision, operators)
     found = [
-        one for phase, work in _grids().items() for one in _operators(step, layouts, phase, work)
+        one for phase, work in grids().items() for one in _operators(step, layouts, phase, work)
     ]
     return ModelCoverage(
         format_layout(layouts), str(precision), tuple(found), tuple(points.values()), engines
     )
 
 
-def _grids() -> dict[str, StepWork]:
+def grids() -> dict[str, StepWork]:
+    """Columns of work by phase."""
     batch, context = np.meshgrid(DECODE_BATCHES, DECODE_CONTEXTS, indexing="ij")
     return {
         "decode": StepWork.of(decode_sequences=batch.ravel(), context_tokens=context.ravel()),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from perfmodel.collect import Progress, Report
     from perfmodel.coverage import ModelCoverage
     from perfmodel.database import PerfStore
+    from perfmodel.provenance import PhaseProvenance
 
 BAD_INPUT = 2
 
@@ -149,12 +150,16 @@ def perfdb_check(
         list[Path] | None, typer.Argument(help="Folders of tables (default: the shipped one).")
     ] = None,
 ) -> None:
-    """Read every table whole: schema, values, shapes given twice, collectors' checksums."""
+    """Read every table whole: schema, values, shapes given twice, collectors' checksums.
+
+    Rows that cannot well be true are warnings: more than 10 % faster than their roofline, or
+    more than twice as slow as the next larger call along the token axis.
+    """
     from perfmodel.database.coverage import check_folder
     from perfmodel.database.store import SHIPPED
     from perfmodel.errors import InputError
 
-    tables = rows = 0
+    tables = rows = warnings = 0
     problems = []
     for folder in folders or [SHIPPED]:
         try:
@@ -169,13 +174,29 @@ def perfdb_check(
                 )
                 if found.problem:
                     problems.append(found.problem)
+                    continue
+                for warning in _implausible(folder, *found.name.split("/")):
+                    warnings += 1
+                    typer.echo(f"    warning: {warning}")
         except InputError as error:
             problems.append(str(error))
-    typer.echo(f"{tables:,} tables, {rows:,} rows, {len(problems)} problems")
+    typer.echo(f"{tables:,} tables, {rows:,} rows, {len(problems)} problems, {warnings:,} warnings")
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     if problems:
         raise typer.Exit(BAD_INPUT)
+
+
+def _implausible(folder: Path, device: str, engine: str, family: str) -> list[str]:
+    """What physics says against a sound table; a device without a file has no rooflines."""
+    from perfmodel.database import FAMILIES, PerfStore
+    from perfmodel.database.audit import physics
+    from perfmodel.hardware import device_names, load_device
+
+    table = PerfStore([folder], shipped=False).table(device, engine, family)
+    assert table is not None
+    machine = load_device(device, [folder]) if device in device_names([folder]) else None
+    return physics(table, FAMILIES[family], machine, engine).warnings
 
 
 @perfdb.command("collect")
@@ -277,6 +298,7 @@ def perfdb_coverage(
     from perfmodel.database import PerfStore
     from perfmodel.database.coverage import family_coverage
     from perfmodel.errors import InputError
+    from perfmodel.hardware import device_names
     from planner.perfdb_report import draw_coverage, families_table, print_model_coverage
 
     for option, value in (("--layout", layout), ("--format", format), ("--out", out)):
@@ -288,19 +310,21 @@ def perfdb_coverage(
         fail(f"{out}: the folder does not exist")
     try:
         store = PerfStore(perfdb_path or [])
-        _known(store, device, engine)
+        places = [*(search_path or []), *(perfdb_path or [])]
+        if model is None or device not in device_names(places) or device in store.devices():
+            _known(store, device, engine)
         # Collectives of NCCL serve every engine.
         others = ["nccl"] if engine != "nccl" and "nccl" in store.engines(device) else []
         families = [f for e in (engine, *others) for f in family_coverage(store, device, e)]
         found = None
+        why: list[PhaseProvenance] = []
         if model is not None:
-            places = [*(search_path or []), *(perfdb_path or [])]
-            found = _model_coverage(store, device, engine, model, layout, format, places)
+            found, why = _model_coverage(store, device, engine, model, layout, format, places)
     except InputError as error:
         fail(str(error))
-    console().print(families_table(families))
+    console().print(families_table(families) if families else f"no {engine} tables of {device}")
     if found is not None:
-        print_model_coverage(found, console())
+        print_model_coverage(found, why, console())
         if out is not None:
             try:
                 draw_coverage(found, store, device, out)
@@ -316,18 +340,20 @@ def _model_coverage(
     layout: str | None,
     weights: str | None,
     search_path: list[Path],
-) -> ModelCoverage:
+) -> tuple[ModelCoverage, list[PhaseProvenance]]:
     """How a model's steps are known; the same objects that a query is solved with.
 
     Raises:
         InputError: one of them is unknown, or they do not suit each other.
     """
     from perfmodel.architecture import load_model
-    from perfmodel.coverage import model_coverage
+    from perfmodel.coverage import grids, model_coverage
     from perfmodel.engine import engine_profile
     from perfmodel.hardware import load_device
     from perfmodel.layout import parse_layout
     from perfmodel.operators import Operators
+    from perfmodel.provenance import phase_provenance
+    from perfmodel.step import StepModel
     from planner.perfdb_report import chosen_precision
 
     shape = load_model(model, search_path)
@@ -337,7 +363,13 @@ def _model_coverage(
     spelled = layout or f"attn:TP{tp} ffn:TP{tp}"
     precision = chosen_precision(shape, weights).on(machine.peak_flops_per_s)
     operators = Operators(machine, profile.name, store)
-    return model_coverage(shape, machine, profile, precision, operators, parse_layout(spelled))
+    layouts = parse_layout(spelled)
+    found = model_coverage(shape, machine, profile, precision, operators, layouts)
+    # Operators of its own: those above are watched for their shapes.
+    operators = Operators(machine, profile.name, store)
+    step = StepModel(shape, machine, profile, precision, operators)
+    why = [phase_provenance(phase, step, operators, layouts, w) for phase, w in grids().items()]
+    return found, why
 
 
 def _known(store: PerfStore, device: str, engine: str) -> None:

@@ -17,6 +17,7 @@ from perfmodel.database.coverage import FamilyCoverage
 from perfmodel.errors import InputError
 from perfmodel.precision import FORMATS, Precision
 from perfmodel.units import format_time
+from planner.figures import write_figure
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from perfmodel.architecture import ModelArchitecture
     from perfmodel.collect import Report
     from perfmodel.database.importing import ImportedTable
+    from perfmodel.provenance import PhaseProvenance
 
 MOST_NAMED = 30
 """So many of a column's values are listed where another was asked for."""
@@ -141,21 +143,34 @@ def families_table(families: Sequence[FamilyCoverage]) -> Table:
     return table
 
 
-def print_model_coverage(found: ModelCoverage, console: Console) -> None:
-    """Per phase and operator, how the times over the grid are known."""
+def print_model_coverage(
+    found: ModelCoverage, why: Sequence[PhaseProvenance], console: Console
+) -> None:
+    """Per phase and operator, how the times over the grid are known, and why not better."""
+    reasons = {(part.phase, one.name): one for part in why for one in part.operators}
+    known = {part.phase: part.kinds for part in why}
     for phase, grid in (
         ("decode", "batch 1 to 256 per attention rank, context 512 to 32,768"),
         ("prefill", "one prompt of 128 to 16,384 tokens"),
     ):
         title = f"\n{phase}: {grid}; {found.layout}, {found.precision}"
         console.print(Text(title, style="bold"))
+        shares = ", ".join(f"{kind} {share:.0%}" for kind, share in known[phase].items() if share)
+        console.print(Text(f"time: {shares}, the engine's overhead counted as analytic"))
         table = Table("operator", "module", box=None)
-        for name in ("points", *KINDS):
+        for name in ("points", *KINDS, "time"):
             table.add_column(name, justify="right")
+        table.add_column("why not measured", overflow="fold")
         for one in found.operators:
             if one.phase == phase:
-                shares = (f"{one.shares[k]:.0%}" if one.shares[k] else "-" for k in KINDS)
-                table.add_row(one.name, one.module, str(one.points), *shares)
+                parts = (f"{one.shares[k]:.0%}" if one.shares[k] else "-" for k in KINDS)
+                more = reasons[phase, one.name]
+                spelled = "; ".join(
+                    reason if share > 0.995 else f"{reason} ({share:.0%})"
+                    for reason, share in more.reasons.items()
+                )
+                time = f"{more.time_share:.1%}"
+                table.add_row(one.name, one.module, str(one.points), *parts, time, spelled)
         console.print(Padding(table, (0, 0, 0, 1)))
 
 
@@ -218,9 +233,7 @@ def draw_coverage(found: ModelCoverage, store: PerfStore, device: str, path: Pat
         charts.append(_chart(alt, family, axes, measured, own))
     title = f"{device}: {found.layout}, {found.precision}; grey: measured points"
     chart = alt.concat(*charts, columns=2).resolve_scale(color="shared").properties(title=title)
-    # A page that can be opened without a network.
-    options = {"inline": True} if path.suffix.lower() == ".html" else {}
-    chart.save(str(path), **options)
+    write_figure(chart, path)
 
 
 Axes = tuple[tuple[str, ...], tuple[str, ...]]

@@ -297,6 +297,29 @@ def test_coverage_of_what_there_is_not(arguments: tuple[object, ...], said: str)
     assert said in refused("coverage", *arguments)
 
 
+def test_coverage_says_why(tmp_path: Path) -> None:
+    options = ("--model", "llama-3.1-70b", "--layout", "attn:TP8 ffn:TP8", "--format", "fp8")
+    shown = printed("coverage", "h200_sxm", *options)
+    assert "no elementwise table" in shown
+    assert "outside this slice's measured points" in shown
+    analytic = printed("coverage", "mi300x", *options)
+    assert "no trtllm tables of mi300x" in analytic
+    assert "time: analytic 100%" in analytic
+    assert "no gemm table" in analytic
+
+
+def test_an_implausible_row_is_a_warning(collected: tuple[Path, str]) -> None:
+    folder, _ = collected
+    path = folder / "local_cpu" / "pytorch" / "gemm.parquet"
+    table = pl.read_parquet(path).with_columns(time_s=pl.lit(1e-12, pl.Float32))
+    path.with_name("MANIFEST.json").unlink()
+    table.write_parquet(path)
+    checked = printed("check", folder)
+    assert "warning: " in checked
+    assert "faster than the roofline" in checked
+    assert "0 problems, 1 warnings" in checked
+
+
 def test_a_manifest_is_what_the_collector_writes(collected: tuple[Path, str]) -> None:
     folder, _ = collected
     manifest = json.loads((folder / "local_cpu" / "pytorch" / "MANIFEST.json").read_text())
