@@ -9,7 +9,7 @@ import numpy as np
 
 from perfmodel.architecture import ModelArchitecture, load_model
 from perfmodel.closed_loop import Experience, Load, Pools, continuous, disaggregated
-from perfmodel.correction import NEUTRAL, Correction
+from perfmodel.correction import Correction
 from perfmodel.database import PerfStore
 from perfmodel.deployments import Degrees, Deployment
 from perfmodel.engine import ENGINES, EngineProfile, engine_profile
@@ -271,8 +271,3 @@ def split(degrees: Degrees) -> dict[str, Degrees]:
 
 def _layout(pp: int, tp: int, dp: int, tp_f: int, ep: int) -> Layouts:
     return Layouts.from_rows([[pp, tp, 1, dp, tp_f, ep, max(tp * dp // (tp_f * ep), 1)]])
-
-
-def neutral(served: Served) -> Experience:
-    """What the clients would see if nothing were added to the operators."""
-    return served.play(NEUTRAL)
