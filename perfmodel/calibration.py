@@ -30,10 +30,9 @@ EXPECTED = Correction(
     shared_overlap=0.3,
     prefill_factor=1.1,
     request_overhead_s=0.04,
-    handover_s=0.3,
+    handover_s=0.03,
     first_token_steps=1.0,
-    speculative_tokens=1.3,
-    mixed_speculative_tokens=1.1,
+    acceptance=0.7,
 )
 """What is expected of an engine before anything is measured, and where the search begins."""
 
@@ -46,10 +45,9 @@ TOLERANCE = {
     "shared_overlap": 0.3,
     "prefill_factor": 0.15,
     "request_overhead_s": 0.05,
-    "handover_s": 0.5,
+    "handover_s": 0.05,
     "first_token_steps": 4.0,
-    "speculative_tokens": 0.3,
-    "mixed_speculative_tokens": 0.2,
+    "acceptance": 0.1,
 }
 """How far each may well be from that: the unit in which it is searched and penalized."""
 
@@ -63,11 +61,11 @@ CONTINUOUS = (
     "prefill_factor",
     "request_overhead_s",
     "first_token_steps",
-    "mixed_speculative_tokens",
+    "acceptance",
 )
-DISAGGREGATED = ("handover_s", "speculative_tokens")
+DISAGGREGATED = ("handover_s",)
 
-SPECULATION = ("speculative_tokens", "mixed_speculative_tokens")
+SHARES = ("shared_overlap", "acceptance")
 FACTORS = ("collective_factor", "expert_factor", "prefill_factor")
 CUT, TTFT_WEIGHT, PENALTY = 1.2, 0.5, 0.02
 LEAST_ROWS = 20
@@ -137,11 +135,9 @@ def _search(
 
     def at(point: FloatArray) -> Correction:
         values = dict(zip(names, (np.abs(point) * unit).tolist(), strict=True))
-        if "shared_overlap" in values:
-            values["shared_overlap"] = min(values["shared_overlap"], 1.0)
-        for name in SPECULATION:
+        for name in SHARES:
             if name in values:
-                values[name] = max(values[name], 1.0)
+                values[name] = min(values[name], 1.0)
         for name in FACTORS:
             if name in values:
                 values[name] = max(values[name], 0.1)

@@ -76,36 +76,55 @@ class _Tally:
         return Experience(self.ttft_s / self.requests + late, tpot)
 
 
-def continuous(
-    table: StepTable,
-    correction: Correction,
-    load: Load,
-    *,
-    slots: int,
-    step_tokens: int,
-    mixes: bool,
-) -> Experience:
-    """Prefill and decode on the same devices.
+@dataclass(frozen=True)
+class Scheduling:
+    """How a continuous deployment's engine admits prompts.
 
-    Args:
+    Attributes:
         slots: sequences for which the replica has cache; others wait.
         step_tokens: prompt tokens that an iteration takes per attention rank.
         mixes: decodes ride along with prompts; otherwise they wait for them.
+        poll_steps: decode iterations between two looks for new requests.
+        gather_steps: iterations that prompts wait at most until there is one for every
+            attention rank, while all ranks decode.
     """
+
+    slots: int
+    step_tokens: int
+    mixes: bool
+    poll_steps: int = 1
+    gather_steps: int = 0
+
+
+def continuous(
+    table: StepTable, correction: Correction, load: Load, scheduling: Scheduling
+) -> Experience:
+    """Prefill and decode on the same devices."""
     decode, mixed = table.decode_surface(correction), table.mixed_surface(correction)
-    ranks, lengths = table.ranks, load.lengths()
+    ranks, lengths, mixes = table.ranks, load.lengths(), scheduling.mixes
+    gain = correction.step_tokens(table.drafts)
+    slots, budget = max(scheduling.slots, 1), scheduling.step_tokens * ranks
     tally = _Tally(len(lengths))
+    # Sent but not yet looked at; then waiting for their prefill.
+    sent: deque[tuple[float, int]] = deque()
     waiting = deque((0.0, i, lengths[i][0]) for i in range(min(load.clients, len(lengths))))
-    sent = len(waiting)
-    now, step, context = 0.0, 0, 0
-    running: list[tuple[int, int]] = []
+    count = len(waiting)
+    now, context = 0.0, 0.0
+    progress, unpolled, gathered = 0.0, 0, 0
+    running: list[tuple[float, int]] = []
     first: dict[int, float] = {}
     while tally.ended < len(lengths):
         batch = len(running)
-        if waiting and batch < max(slots, 1):
-            budget, tokens = step_tokens * ranks, 0
+        if sent and (unpolled >= scheduling.poll_steps or not batch):
+            waiting.extend((arrived, i, lengths[i][0]) for arrived, i in sent)
+            sent.clear()
+            unpolled = 0
+        room = waiting and batch < slots
+        complete = len(waiting) >= ranks or batch < ranks or gathered >= scheduling.gather_steps
+        if room and complete:
+            tokens = 0
             done: list[tuple[float, int]] = []
-            while waiting and tokens < budget and batch + len(done) < max(slots, 1):
+            while waiting and tokens < budget and batch + len(done) < slots:
                 arrived, i, left = waiting.popleft()
                 taken = min(left, budget - tokens)
                 tokens += taken
@@ -117,28 +136,38 @@ def continuous(
             per_rank = max(tokens / ranks, min(tokens, load.isl))
             now += mixed(-(-batch // ranks) if mixes else 0, per_rank)
             if mixes and batch:
-                step += 1
-                context += batch
+                progress += gain
+                context += gain * batch
+            # After a prefill the engine looks for requests at once.
+            unpolled, gathered = scheduling.poll_steps if sent else 0, 0
             for arrived, i in done:
                 tally.ttft_s += now - arrived
                 first[i] = now
-                heapq.heappush(running, (step + lengths[i][1] - 1, i))
+                heapq.heappush(running, (progress + lengths[i][1] - 1, i))
                 context += lengths[i][0]
         else:
-            steps = running[0][0] - step
-            if steps > 0:
-                each = decode(-(-batch // ranks), context / batch + steps / 2)
-                now += steps * each / correction.mixed_speculative_tokens
-                step += steps
-                context += steps * batch
-        while running and running[0][0] <= step:
+            steps = max(-(-(running[0][0] - progress) // gain), 1.0)
+            if sent:
+                steps = min(steps, scheduling.poll_steps - unpolled)
+            if room:
+                steps = min(steps, scheduling.gather_steps - gathered)
+                gathered += int(steps)
+            each = decode(-(-batch // ranks), context / batch + gain * steps / 2)
+            now += steps * each
+            unpolled += int(steps)
+            if not sent:
+                # The looks in between found nothing; one may fall on this very step.
+                unpolled = (unpolled - 1) % scheduling.poll_steps + 1
+            progress += gain * steps
+            context += gain * steps * batch
+        while running and running[0][0] <= progress:
             _, i = heapq.heappop(running)
             context -= sum(lengths[i]) - 1
             tally.tpot_s += (now - first.pop(i)) / (lengths[i][1] - 1)
             tally.ended += 1
-            if sent < len(lengths):
-                waiting.append((now, sent, lengths[sent][0]))
-                sent += 1
+            if count < len(lengths):
+                sent.append((now, count))
+                count += 1
     return tally.experience(correction)
 
 
@@ -163,6 +192,7 @@ def disaggregated(
 ) -> Experience:
     """Prompts on one pool, outputs on another; a sequence holds its decode slot from handover."""
     surface = decode.decode_surface(correction)
+    gain = correction.step_tokens(decode.drafts)
     batch_s = prefill.mixed_surface(correction)
     lengths = load.lengths()
     tally = _Tally(len(lengths))
@@ -197,7 +227,7 @@ def disaggregated(
         ends = float("inf")
         if running:
             each = surface(-(-len(running) // lanes), context / len(running))
-            pace = each / correction.speculative_tokens
+            pace = each / gain
             ends = now + (running[0][0] - progress) * pace
         event = min(ends, busy[0][0] if busy else float("inf"))
         if running:

@@ -48,9 +48,8 @@ class Correction:
             pool, and from there to the decode pool.
         first_token_steps: decode iterations by which a first token is late: engines poll
             for new requests, and send tokens, only every so many iterations.
-        speculative_tokens, mixed_speculative_tokens: tokens per iteration, of disaggregated
-            and of continuous deployments, where a checkpoint brings modules to speculate
-            with and the row does not say whether they ran. Not used in planning.
+        acceptance: share of drafted tokens that speculation accepts, each given that those
+            before it were.
     """
 
     iteration_overhead_s: float = 0.0
@@ -63,8 +62,11 @@ class Correction:
     request_overhead_s: float = 0.0
     handover_s: float = 0.0
     first_token_steps: float = 0.0
-    speculative_tokens: float = 1.0
-    mixed_speculative_tokens: float = 1.0
+    acceptance: float = 0.7
+
+    def step_tokens(self, drafts: int) -> float:
+        """Tokens that a sequence gains per iteration which drafts so many."""
+        return sum(self.acceptance**i for i in range(drafts + 1))
 
     def operator_factor(self, kind: str) -> float:
         """What an operator of a kind (see `operator_kind`) is multiplied by."""

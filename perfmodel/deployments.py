@@ -8,14 +8,14 @@ every reading of that kind is a function here, and says why.
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from perfmodel.closed_loop import Load
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.precision import Precision
+from perfmodel.public_runs import RANDOM_LENGTHS, Source, has_small_cache
 
 COLUMNS = {
     "id": "name of the row",
@@ -30,6 +30,8 @@ COLUMNS = {
     "batch_size": "agg: sequences per attention data-parallel rank",
     "tp_size": "agg: tensor parallelism of attention; likewise pp_size, attention_dp_size, "
     "moe_tp_size, moe_ep_size; prefill_ and decode_ before them for disagg, with _num_workers",
+    "backend_version": "engine's build (may be absent)",
+    "draft_tokens": "tokens drafted per step of speculative decoding; 0: none (may be absent)",
     "silicon_data_source": "where the row is from; `silicon_concurrency=N` gives the clients",
     "silicon_ttft_ms": "measured mean time to first token (may be absent)",
     "silicon_tpot_ms": "measured mean time between tokens (may be absent)",
@@ -59,9 +61,6 @@ FORMATS = {
 }
 """Benchmarks' names of number formats in ours."""
 
-RANDOM_LENGTHS = 0.8
-"""The public benchmark (InferenceX) draws each length between this share of the nominal and it."""
-
 
 @dataclass(frozen=True)
 class Degrees:
@@ -86,6 +85,9 @@ class Deployment:
     Attributes:
         pools: `agg`, or `prefill` and `decode`.
         measured: TTFT and TPOT in seconds; None where the file has none.
+        version: of the engine; empty if not said.
+        draft_tokens: tokens drafted per step, if the model can; None where the row does not say.
+        source: what the row says of the run it is from.
     """
 
     id: str
@@ -97,6 +99,9 @@ class Deployment:
     load: Load
     pools: Mapping[str, Degrees]
     measured: tuple[float, float] | None
+    version: str = ""
+    draft_tokens: int | None = None
+    source: Source = field(default_factory=Source)
 
     @property
     def mode(self) -> str:
@@ -109,7 +114,8 @@ class Deployment:
         A row says `fp8` for any 8-bit format; a checkpoint in blocks stays one. Models
         distributed in mxfp4 keep their projections in bf16, whatever the row says. Engines
         keep the cache in 8 bits beside per-tensor formats, whose checkpoints bring its
-        scales, and in bf16 otherwise.
+        scales, and in bf16 otherwise; the public benchmark has TensorRT-LLM keep it in 8
+        bits always, and SGLang on Blackwell.
         """
         gemm, experts = self.gemm, self.experts if is_moe else self.gemm
         if checkpoint == "mxfp4":
@@ -118,6 +124,8 @@ class Deployment:
             gemm = "fp8_block" if gemm == "fp8" else gemm
             experts = "fp8_block" if experts == "fp8" else experts
         cache = "fp8" if gemm in ("fp8", "nvfp4") else "bf16"
+        if self.source.is_public and has_small_cache(self.engine, self.device):
+            cache = "fp8"
         return Precision(gemm, gemm, experts, cache)
 
 
@@ -160,6 +168,8 @@ def _deployment(row: Mapping[str, str]) -> Deployment:
         raise InputError(f"mode: expected agg or disagg, got {mode!r}")
     prefixes = {"agg": ""} if mode == "agg" else {"prefill": "prefill_", "decode": "decode_"}
     pools = {name: _degrees(row, prefix) for name, prefix in prefixes.items()}
+    source = Source.of(row.get("silicon_data_source") or "")
+    drafts = (row.get("draft_tokens") or "").strip()
     return Deployment(
         id=row["id"],
         model=row["model_path"],
@@ -167,9 +177,12 @@ def _deployment(row: Mapping[str, str]) -> Deployment:
         engine=row["backend"],
         gemm=_format(row, "gemm_quant_mode"),
         experts=_format(row, "moe_quant_mode"),
-        load=_load(row, pools),
+        load=_load(row, pools, source),
         pools=pools,
         measured=_measured(row),
+        version=row.get("backend_version") or "",
+        draft_tokens=_whole(row, "draft_tokens") if drafts else None,
+        source=source,
     )
 
 
@@ -204,16 +217,14 @@ def _format(row: Mapping[str, str], name: str) -> str:
     return FORMATS[text]
 
 
-def _load(row: Mapping[str, str], pools: Mapping[str, Degrees]) -> Load:
+def _load(row: Mapping[str, str], pools: Mapping[str, Degrees], source: Source) -> Load:
     """The clients' load.
 
     The concurrency that the source names is taken before the batch sizes, which in
     disaggregated rows are mostly 1 whatever the load.
     """
-    source = row.get("silicon_data_source") or ""
-    named = re.search(r"silicon_concurrency=(\d+)", source)
-    if named:
-        clients = int(named.group(1))
+    if source.clients:
+        clients = source.clients
     elif "agg" in pools:
         clients = _whole(row, "batch_size", 1) * pools["agg"].dp
     else:
@@ -222,7 +233,7 @@ def _load(row: Mapping[str, str], pools: Mapping[str, Degrees]) -> Load:
     isl, osl = _whole(row, "isl"), _whole(row, "osl")
     if isl < 1 or osl < 1:
         raise InputError("isl, osl: expected at least one token each")
-    if re.search(r"source_file=\d{4}-\d\d-\d\d\.csv", source):
+    if source.is_public:
         mean = (1 + RANDOM_LENGTHS) / 2
         return Load(max(clients, 1), isl * mean, osl * mean, (1 - RANDOM_LENGTHS) / 2 / mean)
     return Load(max(clients, 1), isl, osl)

@@ -148,8 +148,8 @@ def dense_shards(model: ModelArchitecture, layouts: Layouts) -> FloatArray:
 def _activation_bytes(model: ModelArchitecture, layouts: Layouts, work: StepWork) -> FloatArray:
     """Live activations of one layer at its widest point, plus fp32 logits of sampled tokens."""
     prompt = work.prefill_sequences * work.prefill_tokens
-    tokens = work.decode_sequences + prompt / _column(layouts.cp_a)
-    pooled = work.decode_sequences * _column(layouts.decode_copies) + prompt
+    tokens = work.decoded + prompt / _column(layouts.cp_a)
+    pooled = work.decoded * _column(layouts.decode_copies) + prompt
     pooled = pooled * _column(layouts.dp_a) / _column(layouts.dp_f)
     widest = np.zeros((1, 1))
     for group in model.groups:

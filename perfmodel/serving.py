@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from perfmodel import public_runs
 from perfmodel.architecture import ModelArchitecture, load_model
-from perfmodel.closed_loop import Experience, Load, Pools, continuous, disaggregated
+from perfmodel.closed_loop import Experience, Load, Pools, Scheduling, continuous, disaggregated
 from perfmodel.correction import Correction
 from perfmodel.database import PerfStore
 from perfmodel.deployments import Degrees, Deployment
@@ -40,8 +41,6 @@ class Served:
         tables: of `agg`, or of `prefill` and `decode`.
         slots: sequences for which there is cache.
         workers: (prefill, decode); 0 prefill workers: as many as the load needs.
-        speculates: the checkpoint brings modules to speculate with; the row does not say
-            whether they were on.
     """
 
     deployment: Deployment
@@ -50,28 +49,31 @@ class Served:
     layouts: dict[str, Layouts]
     slots: int
     workers: tuple[int, int] = (1, 1)
-    speculates: bool = False
 
     def play(self, correction: Correction | None = None) -> Experience:
         """What the clients see, by default under the engine's shipped correction."""
         chosen = self.profile.correction if correction is None else correction
-        if not self.speculates:
-            chosen = replace(chosen, speculative_tokens=1.0, mixed_speculative_tokens=1.0)
         load, tokens = self.deployment.load, self.profile.step_tokens
         if "agg" in self.tables:
-            return continuous(
-                self.tables["agg"],
-                chosen,
-                load,
-                slots=self.slots,
-                step_tokens=tokens,
-                mixes=self.profile.mixes_prefill,
-            )
+            return continuous(self.tables["agg"], chosen, load, self.scheduling)
         prefill, decode = self.tables["prefill"], self.tables["decode"]
         tokens = max(tokens, int(np.ceil(load.isl * (1 + load.spread))))
         workers = self.workers[0] or self._prefill_workers(chosen)
         pools = Pools(workers, self.workers[1], self.slots, tokens)
         return disaggregated(prefill, decode, chosen, load, pools)
+
+    @property
+    def scheduling(self) -> Scheduling:
+        """How the engine of a continuous deployment admits prompts."""
+        row, ranks = self.deployment, self.tables["agg"].ranks
+        usual = Scheduling(self.slots, self.profile.step_tokens, self.profile.mixes_prefill)
+        if not row.source.is_public:
+            return usual
+        return replace(
+            usual,
+            poll_steps=public_runs.poll_steps(row.engine, row.device, row.load.clients),
+            gather_steps=public_runs.gather_steps(row.engine, ranks),
+        )
 
     def _prefill_workers(self, correction: Correction) -> int:
         """The fewest prefill workers that the load does not saturate."""
@@ -81,7 +83,7 @@ class Served:
         lanes = self.workers[1] * decode.ranks
         batch = -(-min(load.clients, self.slots) // lanes)
         tpot = decode.decode_surface(correction)(batch, load.isl + load.osl / 2)
-        tpot /= correction.speculative_tokens
+        tpot /= correction.step_tokens(decode.drafts)
         request = service + correction.handover_s + load.osl * tpot
         rate = load.clients / request
         return max(int(np.ceil(rate * service / SATURATION)), 1)
@@ -107,40 +109,67 @@ class Server:
             )
         profile = engine_profile(deployment.engine)
         precision = deployment.precision(model.quantization, model.is_moe)
-        step = self._step(model, device, profile, precision)
-        load, drafts = deployment.load, model.draft_modules > 0
-        pools = deployment.pools
+        load, pools, public = deployment.load, deployment.pools, deployment.source.is_public
         if "agg" in pools and model.is_moe and pools["agg"].moe_tp > HOST:
             pools = split(pools["agg"])
+        said = "agg" in pools or pools["decode"].workers > 0
+        if public and model.is_moe and not said:
+            pools = unsaid(pools, deployment)
+        spread = max(pool.moe_ep for pool in pools.values())
+        routing = public_runs.routing(profile.name, spread if public else 1)
+        step = self._step(model, device, profile, precision, routing)
         if "agg" in pools:
             layout = _choose(step, pools["agg"], load, load.clients)
-            table = _table(step, layout, load, load.clients)
+            drafts = _drafts(deployment, model, int(layout.dp_a[0]))
+            table = _table(step, layout, load, load.clients, drafts=drafts)
             slots = _slots(step, layout, load)
-            layouts = {"agg": layout}
-            return Served(deployment, profile, {"agg": table}, layouts, slots, speculates=drafts)
+            return Served(deployment, profile, {"agg": table}, {"agg": layout}, slots)
         decode = _choose(step, pools["decode"], load, load.clients, roomy=True)
         held = _slots(step, decode, load)
-        # Nobody publishes a pool that most clients cannot get into.
-        decoders = pools["decode"].workers or -(-load.clients // held)
+        decoders = pools["decode"].workers
+        if not said:
+            # Nobody publishes a pool that most clients cannot get into.
+            decoders = max(decoders, -(-load.clients // held))
         share = -(-load.clients // decoders)
         prefill = _choose(step, pools["prefill"], load, 1, decodes=False)
+        drafts = _drafts(deployment, model, int(decode.dp_a[0]))
         tables = {
             "prefill": _table(step, prefill, load, 1, decodes=False),
-            "decode": _table(step, decode, load, share, prefills=False),
+            "decode": _table(step, decode, load, share, prefills=False, drafts=drafts),
         }
+        slots = held * decoders
+        if public:
+            slots = min(slots, public_runs.decode_slots(deployment.engine, load.clients))
         workers = (pools["prefill"].workers, decoders)
         layouts = {"prefill": prefill, "decode": decode}
-        slots = held * decoders
-        return Served(deployment, profile, tables, layouts, slots, workers, drafts)
+        return Served(deployment, profile, tables, layouts, slots, workers)
 
     def _step(
-        self, model: ModelArchitecture, device: Device, profile: EngineProfile, precision: Precision
+        self,
+        model: ModelArchitecture,
+        device: Device,
+        profile: EngineProfile,
+        precision: Precision,
+        routing: str,
     ) -> StepModel:
         key = (device.name, profile.name)
         if key not in self._operators:
             self._operators[key] = Operators(device, profile.name, self.store)
         on_device = precision.on(device.peak_flops_per_s)
-        return StepModel(model, device, profile, on_device, self._operators[key])
+        return StepModel(model, device, profile, on_device, self._operators[key], routing)
+
+
+def _drafts(deployment: Deployment, model: ModelArchitecture, attention_dp: int) -> int:
+    """Tokens that speculation drafts per step: what the row says, or what its engine did."""
+    if not model.draft_modules:
+        return 0
+    if deployment.draft_tokens is not None:
+        return deployment.draft_tokens
+    if "agg" not in deployment.pools or not deployment.source.is_public:
+        return 0
+    return public_runs.draft_tokens(
+        deployment.engine, deployment.version, deployment.source.measured, attention_dp
+    )
 
 
 def _table(
@@ -151,6 +180,7 @@ def _table(
     *,
     prefills: bool = True,
     decodes: bool = True,
+    drafts: int = 0,
 ) -> StepTable:
     return StepTable.of(
         step,
@@ -161,6 +191,7 @@ def _table(
         step_tokens=max(step.engine.step_tokens, 1),
         prefills=prefills,
         decodes=decodes,
+        drafts=drafts,
     )
 
 
@@ -248,6 +279,34 @@ def readings(model: ModelArchitecture, degrees: Degrees) -> Iterator[list[Layout
 
 HOST = 8
 """Devices over which attention is usually cut by heads alone."""
+
+
+def unsaid(pools: Mapping[str, Degrees], deployment: Deployment) -> dict[str, Degrees]:
+    """The pools of a public row that gives one prefill and one decode worker's TP alone.
+
+    Its decode columns repeat the prefill pool's EP.
+    """
+    device, load = deployment.device, deployment.load
+    prefill, decode = pools["prefill"], pools["decode"]
+    world = max(decode.tp * decode.dp, 1)
+    crowded = public_runs.is_crowded(device, world, load.clients, load.isl)
+    if world == 1 and crowded and device in public_runs.WIDE_DOMAINS:
+        world = public_runs.WIDE_GROUP
+    spread = crowded or prefill.moe_ep > 1
+    found = {"prefill": prefill, "decode": decode}
+    if world > 1:
+        found["decode"] = Degrees(
+            tp=1 if crowded else world,
+            pp=decode.pp,
+            dp=world if crowded else 1,
+            moe_tp=1 if spread else world,
+            moe_ep=world if spread else 1,
+            workers=public_runs.decode_workers(world, load.clients, crowded),
+        )
+    ahead = prefill.tp * prefill.dp
+    if ahead > 1 and (deployment.engine == "trtllm" or crowded):
+        found["prefill"] = replace(prefill, tp=1, dp=ahead, moe_tp=1, moe_ep=ahead)
+    return found
 
 
 def is_squared(degrees: Degrees) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from perfmodel.correction import Correction, operator_kind
 from perfmodel.layout import Layouts
-from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER
+from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER, Call
 from perfmodel.step import StepModel
 from perfmodel.work import StepWork
 
@@ -75,19 +75,32 @@ class Parts:
     layers: int
 
     @classmethod
-    def of(cls, step: StepModel, layout: Layouts, work: StepWork) -> Parts:
+    def of(cls, step: StepModel, layout: Layouts, work: StepWork, drafts: int) -> Parts:
         """The slowest stage is taken to be the mean one: all layers, once through.
 
         Args:
             layout: a single one.
+            drafts: tokens that each decoded sequence drafts, one after another, by a layer
+                like the model's last and the LM head.
         """
         kinds: dict[str, FloatArray] = {}
-        for call in step.measured_calls(layout, work):
-            ends = {LAYER: step.model.groups[call.group].count, EMBEDDING: 1, HEAD: 1}
-            count = int(layout.pp[0]) - 1 if call.part == BOUNDARY else ends[call.part]
+
+        def add(call: Call, count: int) -> None:
             kind = operator_kind(call.name, call.module)
             row = count * np.broadcast_to(call.time.seconds[call.index[0]], (len(work),))
             kinds[kind] = kinds.get(kind, np.zeros(len(work))) + row
+
+        for call in step.measured_calls(layout, work):
+            ends = {LAYER: step.model.groups[call.group].count, EMBEDDING: 1, HEAD: 1}
+            add(call, int(layout.pp[0]) - 1 if call.part == BOUNDARY else ends[call.part])
+        if drafts and work.decode_sequences.any():
+            one = StepWork.of(
+                decode_sequences=work.decode_sequences, context_tokens=work.context_tokens
+            )
+            for call in step.measured_calls(layout, one):
+                last = call.group == len(step.model.groups) - 1
+                if call.part == HEAD or (call.part == LAYER and last):
+                    add(call, drafts)
         return cls(work, kinds, step.model.layers)
 
     def seconds(self, correction: Correction) -> FloatArray:
@@ -111,6 +124,7 @@ class StepTable:
         decode: (B * X,) columns; None if this replica never decodes.
         mixed: ((B + 1) * P,) columns, or (P,) if it never decodes; None if it never prefills.
         ranks: attention data-parallel ranks.
+        drafts: tokens that speculation drafts per step.
     """
 
     batches: FloatArray
@@ -119,6 +133,7 @@ class StepTable:
     decode: Parts | None
     mixed: Parts | None
     ranks: int
+    drafts: int = 0
 
     @classmethod
     def of(
@@ -132,6 +147,7 @@ class StepTable:
         step_tokens: float,
         prefills: bool = True,
         decodes: bool = True,
+        drafts: int = 0,
     ) -> StepTable:
         """Tabulate up to `sequences` in flight on the replica, prompts of `isl` tokens."""
         ranks = int(layout.dp_a[0])
@@ -142,8 +158,8 @@ class StepTable:
         decode = mixed = None
         if decodes:
             b, x = (v.ravel() for v in np.meshgrid(batches, contexts, indexing="ij"))
-            work = StepWork.of(decode_sequences=b, context_tokens=x)
-            decode = Parts.of(step, layout, work)
+            work = StepWork.of(decode_sequences=b, context_tokens=x, decode_tokens=drafts + 1)
+            decode = Parts.of(step, layout, work, drafts)
         if prefills:
             beside = np.concatenate([[0.0], batches]) if decodes else np.zeros(1)
             b, p = (v.ravel() for v in np.meshgrid(beside, fill, indexing="ij"))
@@ -154,9 +170,10 @@ class StepTable:
                 prefill_sequences=p / tokens,
                 prefill_tokens=tokens,
                 prefix_tokens=(isl - tokens) / 2,
+                decode_tokens=drafts + 1,
             )
-            mixed = Parts.of(step, layout, work)
-        return cls(batches, contexts, fill, decode, mixed, ranks)
+            mixed = Parts.of(step, layout, work, drafts)
+        return cls(batches, contexts, fill, decode, mixed, ranks, drafts)
 
     def decode_surface(self, correction: Correction) -> Surface:
         """Step seconds over (sequences per rank, context tokens)."""

@@ -20,11 +20,13 @@ class StepWork:
     All counts are of one attention data-parallel rank and one pipeline micro-batch.
 
     Attributes:
-        decode_sequences: sequences that receive one token.
+        decode_sequences: sequences that are decoded.
         context_tokens: their mean cache length.
         prefill_sequences: sequences whose prompt (or a chunk of it) is processed.
         prefill_tokens: new tokens of each.
         prefix_tokens: tokens of each that are already cached.
+        decode_tokens: tokens computed of each decoded sequence: one, or under speculative
+            decoding one more than were drafted, all verified at once.
     """
 
     decode_sequences: FloatArray
@@ -32,6 +34,7 @@ class StepWork:
     prefill_sequences: FloatArray
     prefill_tokens: FloatArray
     prefix_tokens: FloatArray
+    decode_tokens: FloatArray
 
     @classmethod
     def of(
@@ -42,6 +45,7 @@ class StepWork:
         prefill_sequences: object = 0.0,
         prefill_tokens: object = 0.0,
         prefix_tokens: object = 0.0,
+        decode_tokens: object = 1.0,
     ) -> StepWork:
         """From scalars or (C,) arrays, broadcast against each other."""
         parts = np.broadcast_arrays(
@@ -53,6 +57,7 @@ class StepWork:
                     prefill_sequences,
                     prefill_tokens,
                     prefix_tokens,
+                    decode_tokens,
                 )
             )
         )
@@ -64,12 +69,17 @@ class StepWork:
     @property
     def new_tokens(self) -> FloatArray:
         """Tokens that enter the first layer."""
-        return self.decode_sequences + self.prefill_sequences * self.prefill_tokens
+        return self.decoded + self.prefill_sequences * self.prefill_tokens
+
+    @property
+    def decoded(self) -> FloatArray:
+        """Tokens computed of all decoded sequences."""
+        return self.decode_sequences * self.decode_tokens
 
     @property
     def sampled(self) -> FloatArray:
-        """Sequences for which the step ends with a sampled token."""
-        return self.decode_sequences + self.prefill_sequences
+        """Tokens for which the step ends with a row of logits."""
+        return self.decoded + self.prefill_sequences
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def latent(
         )
         yield from _context(kit, call, Group(cp, tp), work, time, latent)
     if work.decode_sequences.any():
-        decoding = np.maximum(work.decode_sequences, 1.0)
+        decoding = np.maximum(work.decoded, 1.0)
         dtype = "fp8" if kit.peak("attention") == "fp8" else "bf16"
         for stage in ("pre", "post"):
             time = kit.ops.mla_absorb.time(
@@ -148,6 +148,7 @@ def _generation_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
     return {
         "batch": np.maximum(work.decode_sequences, 1.0),
         "context_tokens": np.maximum(work.context_tokens / cp, 1.0),
+        "query_tokens": work.decode_tokens,
     }
 
 
@@ -187,6 +188,6 @@ def _generation(
     """
     decoding = work.decode_sequences > 0
     yield call("generation_attention", where_present(decoding, time))
-    partial = work.decode_sequences * output_width * 2 * ACTIVATION_BYTES
+    partial = work.decoded * output_width * 2 * ACTIVATION_BYTES
     combine = kit.ops.collectives.all_reduce(ranks, partial)
     yield call("context_combine", where_present(decoding, combine), "communication")

@@ -95,7 +95,7 @@ class ModuleKit:
 def rank_tokens(work: StepWork, cp: FloatArray) -> FloatArray:
     """Tokens on one attention rank: a prompt is split over context parallelism, decodes are not."""
     tokens: FloatArray = np.maximum(
-        work.decode_sequences + work.prefill_sequences * work.prefill_tokens / cp, 1.0
+        work.decoded + work.prefill_sequences * work.prefill_tokens / cp, 1.0
     )
     return tokens
 
@@ -105,7 +105,7 @@ def group_tokens(work: StepWork, shapes: Shapes) -> FloatArray:
 
     `shapes` of `dp_a`, `dp_f` and `decode_copies`.
     """
-    decoded = work.decode_sequences * shapes["decode_copies"]
+    decoded = work.decoded * shapes["decode_copies"]
     new = decoded + work.prefill_sequences * work.prefill_tokens
     tokens: FloatArray = np.maximum(new * shapes["dp_a"] / shapes["dp_f"], 1.0)
     return tokens

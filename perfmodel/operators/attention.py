@@ -72,7 +72,8 @@ class GenerationAttention(OperatorModel):
     """Attention of one new token per sequence over its KV cache, per device.
 
     Shape columns: `q_heads`, `kv_heads`, `head_dim`, `window_tokens`, `batch`,
-    `context_tokens` (cache length attended).
+    `context_tokens` (cache length attended), `query_tokens` (of each sequence, verified
+    together; no table has more than one).
     """
 
     family: ClassVar[str] = "attention_generation"
@@ -89,10 +90,15 @@ class GenerationAttention(OperatorModel):
         tokens = shape["batch"] * context * shape["head_dim"]
         rate = self.device.peak_flops_per_s["bf16"]
         moved = 2.0 * shape["kv_heads"] * tokens * FORMATS[categories["kv_dtype"]].bytes
+        queries = shape["q_heads"] * shape.get("query_tokens", 1.0)
         return Roofline(
-            4.0 * shape["q_heads"] * tokens / rate,
+            4.0 * queries * tokens / rate,
             moved / self.device.memory_bandwidth_bytes_per_s,
         )
+
+    def tabulated(self, shape: Mapping[str, Any]) -> Any:
+        """With one query token."""
+        return np.asarray(shape.get("query_tokens", 1.0)) <= 1.0
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """bf16 kernels stand in for fp8 ones that were not measured."""

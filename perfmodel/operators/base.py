@@ -157,6 +157,10 @@ class OperatorModel(ABC):
         """Shape columns as the table's axes understand them (default: unchanged)."""
         return shape
 
+    def tabulated(self, shape: Mapping[str, Any]) -> Any:
+        """Whether the table's columns say all of a shape; else its time is by roofline ratio."""
+        return True
+
     def time(self, categories: Mapping[str, str], shape: Mapping[str, Number]) -> OperatorTime:
         """Time of every shape.
 
@@ -177,7 +181,8 @@ class OperatorModel(ABC):
             floors = _scaled(floors, self.analytic_efficiency())
         else:
             seconds, measured = self._interpolate(loaded[0], categories, arrays, full)
-            kind = np.where(measured & loaded[1], Kind.MEASURED, Kind.EXTRAPOLATED)
+            known = measured & loaded[1] & self.tabulated(arrays)
+            kind = np.where(known, Kind.MEASURED, Kind.EXTRAPOLATED)
             seconds = np.maximum(seconds, floor)
         bound = _bound(floors, seconds, full)
         return OperatorTime(seconds, kind.astype(np.uint8), bound, floor)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from perfmodel.operators.attention import causal_area
 from perfmodel.operators.base import OperatorModel, Roofline
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS
@@ -52,7 +54,10 @@ class MlaContext(_Mla):
 
 
 class MlaGeneration(_Mla):
-    """Decode attention over the latent cache; columns `heads`, `batch`, `context_tokens`."""
+    """Decode attention over the latent cache; columns `heads`, `batch`, `context_tokens`.
+
+    `query_tokens` of each sequence are verified together; no table has more than one.
+    """
 
     family: ClassVar[str] = "mla_generation"
     axes: ClassVar[tuple[str, ...]] = ("batch", "context_tokens")
@@ -62,11 +67,16 @@ class MlaGeneration(_Mla):
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
         """Each head scores 576 and sums 512 dimensions; the latent cache is read once."""
         tokens = shape["batch"] * shape["context_tokens"]
-        operations = 2.0 * tokens * shape["heads"] * (LATENT + ROPE + LATENT)
+        queries = shape["heads"] * shape.get("query_tokens", 1.0)
+        operations = 2.0 * tokens * queries * (LATENT + ROPE + LATENT)
         moved = tokens * (LATENT + ROPE) * FORMATS[categories["kv_dtype"]].bytes
         return Roofline(
             operations / self._rate("bf16"), moved / self.device.memory_bandwidth_bytes_per_s
         )
+
+    def tabulated(self, shape: Mapping[str, Any]) -> Any:
+        """With one query token."""
+        return np.asarray(shape.get("query_tokens", 1.0)) <= 1.0
 
 
 class MlaAbsorb(_Mla):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from perfmodel.closed_loop import Load, Pools, continuous, disaggregated
+from perfmodel.closed_loop import Load, Pools, Scheduling, continuous, disaggregated
 from perfmodel.correction import NEUTRAL, Correction
 from perfmodel.step_table import Parts, StepTable, Surface
 from perfmodel.work import StepWork
@@ -16,7 +16,7 @@ STEP, PROMPT = 0.01, 0.1
 """Seconds of every decode step, and of a thousand prompt tokens."""
 
 
-def table(*, ranks: int = 1) -> StepTable:
+def table(*, ranks: int = 1, drafts: int = 0) -> StepTable:
     """Decode steps all alike; prompts cost in proportion to their tokens, decodes beside not."""
     batches, contexts = np.array([1.0, 1024.0]), np.array([1000.0, 2000.0])
     fill = np.array([250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0])
@@ -31,11 +31,12 @@ def table(*, ranks: int = 1) -> StepTable:
         Parts(decode, {"other": np.full(len(decode), STEP)}, 1),
         Parts(mixed, {"other": PROMPT * p / 1000}, 1),
         ranks,
+        drafts,
     )
 
 
 def run(load: Load, *, slots: int = 1000, mixes: bool = True) -> tuple[float, float]:
-    seen = continuous(table(), NEUTRAL, load, slots=slots, step_tokens=8000, mixes=mixes)
+    seen = continuous(table(), NEUTRAL, load, Scheduling(slots, 8000, mixes))
     return seen.ttft_s, seen.tpot_s
 
 
@@ -88,7 +89,7 @@ def test_nothing_beats_service_and_littles_law_holds(clients: int, osl: int, spr
 
 def test_request_costs_are_added() -> None:
     late = Correction(request_overhead_s=0.05, first_token_steps=3)
-    seen = continuous(table(), late, Load(1, 1000, 100), slots=9, step_tokens=8000, mixes=True)
+    seen = continuous(table(), late, Load(1, 1000, 100), Scheduling(9, 8000, True))
     assert seen.ttft_s == pytest.approx(PROMPT + 0.05 + 3 * STEP)
 
 
@@ -108,11 +109,35 @@ def test_pools_work_side_by_side() -> None:
 
 
 def test_speculation_and_handover() -> None:
-    load, steps = Load(1, 1000, 101), table()
-    constants = Correction(speculative_tokens=2.0, handover_s=0.3)
+    load, steps = Load(1, 1000, 101), table(drafts=2)
+    constants = Correction(acceptance=0.5, handover_s=0.3)
+    # One token, and of two drafts the first with probability 1/2, the second with 1/4.
+    assert constants.step_tokens(2) == pytest.approx(1.75)
     seen = disaggregated(steps, steps, constants, load, Pools(1, 1, 100, 1000))
-    assert seen.tpot_s == pytest.approx(STEP / 2)
+    assert seen.tpot_s == pytest.approx(STEP / 1.75)
     assert seen.ttft_s == pytest.approx(PROMPT + 0.3)
+    mixed = continuous(steps, constants, load, Scheduling(100, 8000, True))
+    assert mixed.tpot_s == pytest.approx(STEP / 1.75, rel=0.02)
+    # Nothing drafted, nothing gained.
+    assert constants.step_tokens(0) == 1.0
+
+
+def test_requests_wait_for_the_next_poll() -> None:
+    load = Load(2, 1000, 1000, spread=0.2, waves=40)
+    rare = continuous(table(), NEUTRAL, load, Scheduling(100, 8000, True, poll_steps=50))
+    often = continuous(table(), NEUTRAL, load, Scheduling(100, 8000, True))
+    # The other request decodes on; a look every 50 steps comes 25 steps late on average.
+    assert rare.ttft_s - often.ttft_s == pytest.approx(25 * STEP, rel=0.35)
+
+
+def test_prompts_wait_until_every_rank_has_one_or_patience_ends() -> None:
+    load = Load(16, 1000, 1000, spread=0.2, waves=20)
+    steps = table(ranks=8)
+    eager = continuous(steps, NEUTRAL, load, Scheduling(100, 8000, True))
+    short = continuous(steps, NEUTRAL, load, Scheduling(100, 8000, True, gather_steps=20))
+    long = continuous(steps, NEUTRAL, load, Scheduling(100, 8000, True, gather_steps=200))
+    assert eager.ttft_s < short.ttft_s < long.ttft_s
+    assert short.ttft_s <= eager.ttft_s + 20 * STEP + PROMPT
 
 
 def test_surface_is_exact_at_its_points_and_held_beyond() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from perfmodel import public_runs
 from perfmodel.architecture import load_model
 from perfmodel.calibration import fit, log_errors
 from perfmodel.correction import NEUTRAL
@@ -15,7 +16,7 @@ from perfmodel.database import PerfStore
 from perfmodel.deployments import Degrees, Deployment, read_deployments
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.layout import format_layout
-from perfmodel.serving import Server, readings, split
+from perfmodel.serving import Server, readings, split, unsaid
 
 ROW = {
     "id": "a",
@@ -33,12 +34,24 @@ ROW = {
     "silicon_ttft_ms": "103.2",
     "silicon_tpot_ms": "7.69",
 }
+MORE = (
+    "backend_version",
+    "draft_tokens",
+    "attention_dp_size",
+    "moe_tp_size",
+    "moe_ep_size",
+    *(
+        f"{phase}_{name}"
+        for phase in ("prefill", "decode")
+        for name in ("tp_size", "moe_tp_size", "moe_ep_size", "num_workers", "attention_dp_size")
+    ),
+)
 
 
 def written(tmp_path: Path, *rows: dict[str, str]) -> Path:
     path = tmp_path / "rows.csv"
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=[*ROW, "attention_dp_size"])
+        writer = csv.DictWriter(file, fieldnames=[*ROW, *MORE])
         writer.writeheader()
         writer.writerows(rows)
     return path
@@ -140,6 +153,67 @@ def test_known_deployment_is_predicted(tmp_path: Path, store: PerfStore) -> None
     assert abs(ttft) < 0.5
 
 
+DEEPSEEK = {"model_path": "deepseek-ai/DeepSeek-R1", "gemm_quant_mode": "fp8_block"}
+
+
+def test_builds_that_speculated_are_known_and_a_row_that_says_so_is_believed(
+    tmp_path: Path, store: PerfStore
+) -> None:
+    server, whole = Server(store), DEEPSEEK | {"moe_tp_size": "8", "moe_ep_size": "1"}
+
+    def drafts(**changes: str) -> int:
+        return server.serve(read(tmp_path, **whole, **changes)).tables["agg"].drafts
+
+    assert drafts() == 0
+    assert drafts(backend_version="1.2.0rc6.post3") == 3
+    assert drafts(backend_version="1.2.0rc6.post3", draft_tokens="0") == 0
+    assert drafts(draft_tokens="2") == 2
+    # Elsewhere a build says nothing of what ran.
+    assert drafts(backend_version="1.2.0rc6.post3", silicon_data_source="lab.csv") == 0
+    # A model without modules for it does not speculate.
+    llama = server.serve(read(tmp_path, draft_tokens="2"))
+    assert llama.tables["agg"].drafts == 0
+
+
+def test_speculation_pays_for_its_drafts_and_for_what_it_verifies(
+    tmp_path: Path, store: PerfStore
+) -> None:
+    server, whole = Server(store), DEEPSEEK | {"moe_tp_size": "8", "moe_ep_size": "1"}
+    plain, drafted = (
+        server.serve(read(tmp_path, draft_tokens=n, **whole)).tables["agg"] for n in ("0", "3")
+    )
+    one, four = (t.decode_surface(NEUTRAL)(4, 1000) for t in (plain, drafted))
+    # Three passes of one layer of 61 and the LM head, and a step over four times the tokens.
+    assert 1.05 * one < four < 4 * one
+
+
+def test_pools_that_a_public_row_leaves_out(tmp_path: Path) -> None:
+    pools = {"mode": "disagg", "prefill_tp_size": "4", "decode_tp_size": "8"}
+    pools |= {"prefill_moe_tp_size": "1", "prefill_moe_ep_size": "4"}
+
+    def of(clients: int, **changes: str) -> tuple[Degrees, Degrees]:
+        source = f"source_file=2026-04-06.csv; silicon_concurrency={clients}"
+        row = read(tmp_path, **(DEEPSEEK | pools | {"silicon_data_source": source} | changes))
+        found = unsaid(row.pools, row)
+        return found["prefill"], found["decode"]
+
+    ahead, few = of(16)
+    assert ahead == Degrees(1, 1, 4, 1, 4, 0)
+    assert few == Degrees(8, 1, 1, 1, 8, 4)
+    _, crowd = of(2048)
+    assert crowd == Degrees(1, 1, 8, 1, 8, 2)
+    _, wide = of(64, system="gb200", decode_tp_size="32")
+    assert wide == Degrees(1, 1, 32, 1, 32, 1)
+
+
+@pytest.mark.parametrize(
+    ("clients", "slots"), [(64, 64), (1024, 1024), (1229, 1024), (1365, 1280), (4916, 4096)]
+)
+def test_capacity_behind_a_number_of_clients(clients: int, slots: int) -> None:
+    assert public_runs.decode_slots("trtllm", clients) == slots
+    assert public_runs.decode_slots("sglang", clients) == clients
+
+
 def test_unknown_names_are_said(tmp_path: Path, store: PerfStore) -> None:
     server = Server(store)
     with pytest.raises(InputError, match="unknown engine 'mlc'"):
@@ -156,7 +230,6 @@ def test_fit_recovers_constants_that_made_the_rows(tmp_path: Path, store: PerfSt
         iteration_overhead_s=1e-3,
         prefill_factor=1.25,
         request_overhead_s=0.08,
-        speculative_tokens=1.0,
     )
     server = Server(store)
     made = []
