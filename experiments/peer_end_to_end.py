@@ -5,7 +5,9 @@
 Each row goes to `aiconfigurator`'s own `cli_estimate`, as its public scripts do. It gets
 more than those give it: names of models that it knows under another name, and, where it
 has no table of the row's runtime version, its default version, then tables that it fills
-by its own empirical model. What it answered with stands in `answered_by`; where nothing
+by its own empirical model; and, where a disaggregated row leaves batch sizes and workers
+out, one prompt at a time, one worker of each kind, and the clients that the row's source
+names spread over the decode ranks. What it answered with stands in `answered_by`; where nothing
 answers, `reason` holds its last words. `accuracy_end_to_end.py --cross-validate` reads
 the file.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -39,6 +42,8 @@ COLUMNS = ("id", "predicted_ttft_ms", "predicted_tpot_ms", "answered_by", "reaso
 def arguments(row: dict[str, str]) -> dict[str, Any]:
     """What `cli_estimate` takes of a row."""
     counts = CONTINUOUS if row["mode"] == "agg" else DISAGGREGATED
+    if row["mode"] == "disagg":
+        row = completed(row)
     texts = {name: row[name] for name in ("gemm_quant_mode", "moe_quant_mode") if row[name]}
     numbers = {name: int(row[name]) for name in ("isl", "osl", *counts) if row.get(name)}
     return {
@@ -49,6 +54,23 @@ def arguments(row: dict[str, str]) -> dict[str, Any]:
         **texts,
         **numbers,
     }
+
+
+def completed(row: dict[str, str]) -> dict[str, str]:
+    """A disaggregated row with the batch sizes and workers that it leaves out."""
+    named = re.search(r"silicon_concurrency=(\d+)", row["silicon_data_source"])
+    clients = int(named.group(1)) if named else int(row["decode_batch_size"] or 1)
+    ranks = int(row["decode_attention_dp_size"] or 1)
+    usual = {
+        "prefill_batch_size": "1",
+        "prefill_num_workers": "1",
+        "decode_num_workers": "1",
+        "decode_batch_size": str(-(-clients // ranks)),
+    }
+    said = {name: text for name, text in row.items() if text}
+    if named and said.get("decode_batch_size") == "1":
+        del said["decode_batch_size"]  # what the rows say whatever the load
+    return row | usual | said
 
 
 def ways(row: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:

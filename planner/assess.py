@@ -114,7 +114,9 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
     if first is not last:
         slots = sizing.slot_waiting(problem, last.one, np.array([float(last.replicas)]), qps)
         admission = float(slots.mean_s[0])
-    extra = choice.transfer_s + admission
+    handling = problem.handling_s(last.one.ttit_s, disaggregated=first is not last)
+    handling_s = float(handling[0])
+    extra = choice.transfer_s + admission + handling_s
     target = problem.slo.ttft
     at_slo = None
     if target is not None and target.percentile is not None:
@@ -128,6 +130,7 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
         service_s=service,
         waiting_s=wait,
         admission_s=admission,
+        handling_s=handling_s,
         transfer_s=choice.transfer_s,
         slo_s=at_slo,
     )

@@ -282,9 +282,13 @@ def _streaming_floor(space: Space, offer: Offer, one: Candidates) -> float:
 
 
 def _least_ttft(space: Space, target: Target) -> tuple[float, str] | None:
-    """The lowest idle first-token latency at the target's statistic over inputs."""
+    """The lowest idle first-token latency at the target's statistic over inputs.
+
+    What an engine adds to any request included, waiting not.
+    """
     weights = np.array(space.problem.traffic.inputs.weights)
     best: tuple[float, str] | None = None
+    handling = space.problem.least_handling_s
     roles = [role for role in space.roles if role != "decode"]
     for role, (offer, precision) in product(roles, space.pairs()):
         found, _ = space.sweep(role, offer, precision)
@@ -297,11 +301,11 @@ def _least_ttft(space: Space, target: Target) -> tuple[float, str] | None:
             first = np.take_along_axis(order, within.argmax(axis=1)[:, None], axis=1)
             latency = np.take_along_axis(found.latency_s, first, axis=1)[:, 0]
         index = int(latency.argmin())
-        if best is None or latency[index] < best[0]:
+        if best is None or handling + latency[index] < best[0]:
             text = (
                 f"{format_layout(found.layouts, int(found.layout[index]))} on {offer.device.name}"
             )
-            best = (float(latency[index]), text)
+            best = (handling + float(latency[index]), text)
     return best
 
 

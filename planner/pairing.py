@@ -137,7 +137,8 @@ def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | 
             break
         part = pool.take(rows)
         slack = _first_token_slack(problem, part)
-        replicas = sizing.replicas_for_ttft(problem, part, qps, 0.0, slack)
+        handling = problem.handling_s(part.ttit_s, disaggregated=False)
+        replicas = sizing.replicas_for_ttft(problem, part, qps, handling, slack)
         for found in _cheapest_first(offer, part, replicas):
             price = found.usd_per_hour
             # Of equal prices, the one with the most capacity to spare.
@@ -193,11 +194,15 @@ def best_pairs(
 
 @dataclass(frozen=True)
 class _SizedDecode:
-    """Decode pools worth pairing, each with its replicas and the wait for admission."""
+    """Decode pools worth pairing, each with its replicas.
+
+    Attributes:
+        delay_s: what a first token waits for on their account: a slot, and the engine.
+    """
 
     pool: Candidates
     replicas: IntArray
-    admission_s: FloatArray
+    delay_s: FloatArray
 
     @property
     def devices(self) -> IntArray:
@@ -207,8 +212,8 @@ class _SizedDecode:
 def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode:
     """Decode candidates sized for the demand, without those that another makes needless.
 
-    To a prefill pool the decode side matters by its devices, by how long admission and
-    transfer take, and (with an end-to-end objective) by its time between tokens. Where replicas
+    To a prefill pool the decode side matters by its devices, by how long it delays a first
+    token and transfer takes, and (with an end-to-end objective) by its time between tokens. Where replicas
     leave gaps in a host, smaller ones may share it better: then their size matters too.
     """
     least = np.maximum(
@@ -223,14 +228,15 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     gap = (most - least)[rows] / np.maximum(counts - 1, 1)[rows]
     replicas = least[rows] + np.round(step * gap).astype(np.int64)
     pool = pool.take(rows)
-    admission = sizing.slot_waiting(problem, pool, replicas.astype(float), qps).mean_s
-    columns = [(replicas * pool.world).astype(float), admission, -pool.shards]
+    delay = sizing.slot_waiting(problem, pool, replicas.astype(float), qps).mean_s
+    delay = delay + problem.handling_s(pool.ttit_s, disaggregated=True)
+    columns = [(replicas * pool.world).astype(float), delay, -pool.shards]
     if problem.slo.e2e is not None:
         columns.append(pool.ttit_s)
     if pool.offer.host_devices & (pool.offer.host_devices - 1):
         columns.append(pool.world)
     kept = nondominated(np.stack(columns, axis=1))
-    return _SizedDecode(pool.take(kept), replicas[kept], admission[kept])
+    return _SizedDecode(pool.take(kept), replicas[kept], delay[kept])
 
 
 @dataclass(frozen=True)
@@ -316,7 +322,7 @@ def _best_pair(
         rows = np.arange(start, min(start + size, len(prefill.pool)))
         part, decode = prefill.pool.take(rows), d.pool.take(open_)
         moving = transfer_s(problem, part, decode).T  # (D, P): candidates on the last axis
-        extra = moving + d.admission_s[open_][:, None]
+        extra = moving + d.delay_s[open_][:, None]
         slack = _first_token_slack(problem, decode)
         replicas = sizing.replicas_for_ttft(problem, part, qps, extra, slack[:, None], moving)
         ok = replicas != sizing.UNREACHABLE

@@ -78,12 +78,21 @@ class PoolPlan:
 
 @dataclass(frozen=True)
 class TtftPlan:
-    """Time to first token and its parts; `slo_s` is at the SLO's percentile, if it has one."""
+    """Time to first token and its parts; `slo_s` is at the SLO's percentile, if it has one.
+
+    Attributes:
+        service_s: steps that compute the prompt.
+        waiting_s: for those steps, and under continuous batching for a slot.
+        admission_s: for a slot of the decode pool.
+        handling_s: network, tokenizer, routing; how late the engine sends a first token.
+        transfer_s: of the KV cache.
+    """
 
     mean_s: float
     service_s: float
     waiting_s: float
     admission_s: float
+    handling_s: float
     transfer_s: float
     slo_s: float | None
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.architecture import ModelArchitecture, load_model
 from perfmodel.documents import read_yaml
@@ -17,6 +18,8 @@ from perfmodel.hardware import Device, load_device
 from perfmodel.precision import FORMATS, Precision
 from perfmodel.traffic import Traffic
 from planner.query import DeviceChoice, Query, Slo
+
+FloatArray = NDArray[np.float64]
 
 PRICES = Path(__file__).parent / "data" / "prices.yaml"
 
@@ -74,6 +77,24 @@ class Problem:
         if chosen is not None:
             return chosen
         return 0.95 if self.arrival_cv2 else 1.0
+
+    def handling_s(self, ttit_s: FloatArray, *, disaggregated: bool) -> FloatArray:
+        """What the engine adds to a first token's time besides steps and waiting, seconds.
+
+        Network, tokenizer and admission of a request; under disaggregation, routing it to
+        both pools; and the decode iterations by which engines send first tokens late.
+
+        Args:
+            ttit_s: time between tokens of the pool that decodes.
+        """
+        constants = self.engine.correction
+        fixed = constants.request_overhead_s + disaggregated * constants.handover_s
+        return np.asarray(fixed + constants.first_token_steps * ttit_s)
+
+    @property
+    def least_handling_s(self) -> float:
+        """The part of it that no configuration escapes."""
+        return self.engine.correction.request_overhead_s
 
 
 def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:

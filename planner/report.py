@@ -106,6 +106,7 @@ def _latency(plan: Plan) -> RenderableType:
     best = plan.best
     ttft = best.ttft
     parts = f"service {format_time(ttft.service_s)} + waiting {format_time(ttft.waiting_s)}"
+    parts += f" + request handling {format_time(ttft.handling_s)}"
     if len(best.pools) > 1:
         parts += (
             f" + decode admission {format_time(ttft.admission_s)}"

@@ -137,7 +137,7 @@ class Space:
             problem.model, offer.device, precision, layouts, problem.traffic
         )
         if problem.slo.ttft is not None and role != "decode":
-            possible &= ttft <= problem.slo.ttft.seconds
+            possible &= ttft + problem.least_handling_s <= problem.slo.ttft.seconds
         if problem.slo.ttit is not None and role != "prefill":
             possible &= ttit <= problem.slo.ttit.seconds
         return possible
@@ -243,6 +243,7 @@ class Space:
         weights = np.array(self.problem.traffic.inputs.weights)
         if target is None:
             return np.ones(latency_s.shape[:2], dtype=bool)
+        latency_s = latency_s + self.problem.least_handling_s
         if target.percentile is None:
             return np.asarray(latency_s @ weights <= target.seconds)
         late = (latency_s > target.seconds) @ weights

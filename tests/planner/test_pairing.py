@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "end to end": {**TWO, "slo": {"ttft": "300ms", "e2e": "2s"}},
     "tight": {
         "devices": [{"name": "h100_sxm", "host_devices": 1}],
-        "slo": {"ttft": "36ms", "ttit": "20ms"},
+        "slo": {"ttft": "120ms", "ttit": "20ms"},
         "runtime": "disaggregated",
     },
     "no objectives": {**TWO, "slo": {}},
@@ -84,7 +84,8 @@ def slack(problem: Problem, pool: Candidates) -> np.ndarray:
 
 
 def every_continuous(problem: Problem, pool: Candidates, qps: float) -> list[Choice]:
-    counts = sizing.replicas_for_ttft(problem, pool, qps, 0.0, slack(problem, pool))
+    handling = problem.handling_s(pool.ttit_s, disaggregated=False)
+    counts = sizing.replicas_for_ttft(problem, pool, qps, handling, slack(problem, pool))
     made = [
         make_choice([Pool(pool, i, int(n))])
         for i, n in enumerate(counts)
@@ -106,7 +107,8 @@ def every_pair(problem: Problem, p: Candidates, d: Candidates, qps: float) -> li
         for n_decode in range(int(least[j]), int(last) + 1):
             count = np.array([float(n_decode)])
             admission = sizing.slot_waiting(problem, one, count, qps).mean_s[0]
-            extra = moving[:, j] + admission
+            handling = problem.handling_s(one.ttit_s, disaggregated=True)[0]
+            extra = moving[:, j] + admission + handling
             left = np.full(len(p), slack(problem, one)[0])
             prefill = sizing.replicas_for_ttft(problem, p, qps, extra, left, moving[:, j])
             for i, n_prefill in enumerate(prefill):
@@ -187,7 +189,8 @@ def test_what_is_found_meets_the_objectives(
         for pool in choice.pools:
             assert pool.qps * problem.max_utilization >= qps * (1 - 1e-9)
         count = np.array([float(first.replicas)])
-        extra = choice.transfer_s
+        handling = problem.handling_s(last.one.ttit_s, disaggregated=first is not last)
+        extra = choice.transfer_s + float(handling[0])
         if first is not last:
             count_last = np.array([float(last.replicas)])
             extra += float(sizing.slot_waiting(problem, last.one, count_last, qps).mean_s[0])

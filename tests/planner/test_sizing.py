@@ -18,12 +18,12 @@ ProblemOf = Callable[..., Problem]
 LENGTHS = {"input_tokens": {"p50": 1000, "p99": 3000}}
 SMALL = {"max_replica_devices": 2}
 CASES: list[dict[str, Any]] = [
-    {"slo": {"ttft": "60ms", "ttit": "30ms"}, "workload": {**LENGTHS, "qps": 200}},
+    {"slo": {"ttft": "120ms", "ttit": "30ms"}, "workload": {**LENGTHS, "qps": 200}},
     {"slo": {"ttft": {"p99": "300ms"}, "ttit": "30ms"}, "workload": {**LENGTHS, "qps": 200}},
     {"slo": {"ttft": {"p50": "100ms"}}, "workload": {**LENGTHS, "qps": 20}},
     {"slo": {"ttft": "200ms", "e2e": "3s"}, "workload": {**LENGTHS, "qps": 5}},
     {"slo": {}, "workload": {**LENGTHS, "qps": 50}},
-    {"slo": {"ttft": "60ms"}, "workload": {**LENGTHS, "qps": 50, "arrivals": "steady"}},
+    {"slo": {"ttft": "120ms"}, "workload": {**LENGTHS, "qps": 50, "arrivals": "steady"}},
 ]
 
 
@@ -87,7 +87,7 @@ def test_capacity_alone(pools_of: PoolsOf, problem_of: ProblemOf) -> None:
 
 
 @pytest.mark.parametrize("role", ["prefill", "continuous"])
-@pytest.mark.parametrize("target", ["60ms", {"p99": "200ms"}], ids=str)
+@pytest.mark.parametrize("target", ["120ms", {"p99": "200ms"}], ids=str)
 def test_more_demand_never_takes_fewer_replicas(
     pools_of: PoolsOf, problem_of: ProblemOf, role: str, target: Any
 ) -> None:
