@@ -8,7 +8,7 @@ columns may be absent. The second needs them: it fits the corrections on some mo
 tests them on the others, in turn, so that no row is predicted by constants that saw its
 model; it prints errors before and after beside the peer's on the same rows
 (`results/peer_end_to_end.csv`, made by `peer_end_to_end.py`), and draws the figure.
-`--fit CORRECTIONS.yaml` writes the constants fitted to all rows.
+`planner calibrate` fits the constants to all rows.
 """
 
 from __future__ import annotations
@@ -16,51 +16,20 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import statistics
 import sys
-from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from perfmodel.calibration import fit
-from perfmodel.correction import NEUTRAL, Correction, dump_corrections
-from perfmodel.deployments import read_deployments
 from perfmodel.errors import InputError
-from perfmodel.serving import Served, Server
+from perfmodel.serving import Served
+from perfmodel.validation import Seen, by_group, cross_validate, errors, serve_all
 
 RESULTS = Path(__file__).parent / "results"
 PEER = RESULTS / "peer_end_to_end.csv"
-FOLDS = 5
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One row: measured and predicted, (TTFT, TPOT) in seconds."""
-
-    id: str
-    keys: tuple[str, ...]
-    measured: tuple[float, float]
-    before: tuple[float, float]
-    after: tuple[float, float]
-
-
-def serve_all(path: Path) -> list[Served]:
-    """Every row that can be predicted; the reason of each other goes to standard error."""
-    server, served = Server(), []
-    for row in track(read_deployments(path), "reading", console=Console(stderr=True)):
-        try:
-            if isinstance(row, InputError):
-                raise row
-            served.append(server.serve(row))
-        except InputError as error:
-            name = "" if isinstance(row, InputError) else f"{row.id}: "
-            print(f"left out: {name}{error}", file=sys.stderr)
-    return served
 
 
 def predict(served: Served) -> tuple[str, float, float]:
@@ -77,59 +46,6 @@ def write_predictions(rows: list[Served], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["id", "predicted_ttft_ms", "predicted_tpot_ms"])
         writer.writerows([name, f"{ttft:.4f}", f"{tpot:.5f}"] for name, ttft, tpot in predictions)
-
-
-def fold_of(model: str, models: list[str]) -> int:
-    """Which fold a model is in; each of few models is one of its own."""
-    return models.index(model) % FOLDS
-
-
-def fit_engine(rows: list[Served], model: str) -> Correction:
-    """Constants of the rows' engine from all models but those in one's fold."""
-    models = sorted({row.deployment.model for row in rows})
-    fold = fold_of(model, models)
-    others = [row for row in rows if fold_of(row.deployment.model, models) != fold]
-    # An engine measured with one model alone cannot be validated over models.
-    return fit(others) if others else NEUTRAL
-
-
-def cross_validate(rows: list[Served]) -> list[Seen]:
-    """Each measured row predicted by constants that were fitted without its model."""
-    groups: dict[tuple[str, str], list[Served]] = defaultdict(list)
-    engines: dict[str, list[Served]] = defaultdict(list)
-    for row in rows:
-        if row.deployment.measured is not None:
-            groups[row.deployment.engine, row.deployment.model].append(row)
-            engines[row.deployment.engine].append(row)
-    with ProcessPoolExecutor() as executor:
-        fits = {key: executor.submit(fit_engine, engines[key[0]], key[1]) for key in sorted(groups)}
-        jobs = [
-            executor.submit(compare, row, fits[key].result())
-            for key, members in groups.items()
-            for row in members
-        ]
-        return [job.result() for job in jobs]
-
-
-def compare(row: Served, correction: Correction) -> Seen:
-    """One row before and after correction."""
-    deployment = row.deployment
-    assert deployment.measured is not None
-    before, after = row.play(NEUTRAL), row.play(correction)
-    keys = (
-        "all",
-        f"mode {deployment.mode}",
-        f"device {deployment.device} {deployment.mode}",
-        f"engine {deployment.engine} {deployment.mode}",
-        f"model {deployment.model.rsplit('/', 1)[-1]} {deployment.mode}",
-    )
-    return Seen(
-        deployment.id,
-        keys,
-        deployment.measured,
-        (before.ttft_s, before.tpot_s),
-        (after.ttft_s, after.tpot_s),
-    )
 
 
 def peer_predictions() -> dict[str, tuple[float, float]]:
@@ -149,23 +65,11 @@ def peer_predictions() -> dict[str, tuple[float, float]]:
     return found
 
 
-def errors(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    """Median and mean absolute relative error of (predicted, measured)."""
-    relative = [abs(predicted / measured - 1) for predicted, measured in pairs]
-    if not relative:
-        return {}
-    return {"median": statistics.median(relative), "mean": statistics.fmean(relative)}
-
-
 def summarize(seen: list[Seen]) -> dict[str, dict[str, object]]:
     """By group: rows, and errors before, after and of the peer, for TTFT and TPOT."""
     peer = peer_predictions()
-    groups: dict[str, list[Seen]] = defaultdict(list)
-    for row in seen:
-        for key in row.keys:
-            groups[key].append(row)
     summary: dict[str, dict[str, object]] = {}
-    for key, rows in sorted(groups.items(), key=lambda item: (item[0] != "all", item[0])):
+    for key, rows in by_group(seen).items():
         entry: dict[str, object] = {"rows": len(rows)}
         shared = [row for row in rows if row.id in peer]
         entry["peer_rows"] = len(shared)
@@ -216,8 +120,8 @@ def draw(seen: list[Seen], path: Path) -> None:
 
     rows = [
         {
-            "device": row.keys[2].split()[1],
-            "mode": row.keys[1].split()[1],
+            "device": row.groups[2].split()[1],
+            "mode": row.groups[1].split()[1],
             "metric": name,
             "measured": row.measured[i] * 1e3,
             "simulated": row.after[i] * 1e3,
@@ -254,21 +158,6 @@ def draw(seen: list[Seen], path: Path) -> None:
     alt.hconcat(*charts).save(str(path))
 
 
-def fit_all(rows: list[Served], path: Path) -> None:
-    """Write the constants of every engine, fitted to all its rows."""
-    engines: dict[str, list[Served]] = defaultdict(list)
-    for row in rows:
-        engines[row.deployment.engine].append(row)
-    with ProcessPoolExecutor() as executor:
-        jobs = {name: executor.submit(fit, members) for name, members in sorted(engines.items())}
-        fitted = {name: job.result() for name, job in jobs.items()}
-    comment = (
-        "Fitted by `python experiments/accuracy_end_to_end.py --rows ROWS.csv --fit` to public\n"
-        "measured deployments; perfmodel/correction.py says what each constant is."
-    )
-    path.write_text(dump_corrections(fitted, comment))
-
-
 def main() -> None:
     """Run what the options ask for."""
     parser = argparse.ArgumentParser(
@@ -279,14 +168,15 @@ def main() -> None:
     parser.add_argument(
         "--cross-validate", action="store_true", help="fit on some models, test on others"
     )
-    parser.add_argument("--fit", type=Path, help="write corrections fitted to all rows here")
     options = parser.parse_args()
     try:
-        served = serve_all(options.rows)
+        served = serve_all(
+            options.rows,
+            lambda reason: print(f"left out: {reason}", file=sys.stderr),
+            lambda rows: track(rows, "reading", console=Console(stderr=True)),
+        )
     except InputError as error:
         sys.exit(f"error: {error}")
-    if options.fit:
-        fit_all(served, options.fit)
     if options.out:
         write_predictions(served, options.out)
     if options.cross_validate:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from planner.cli_calibrate import calibrate
 from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(perfdb, name="perfdb")
+app.command()(calibrate)
 
 
 @app.command()

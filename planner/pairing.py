@@ -213,8 +213,9 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     """Decode candidates sized for the demand, without those that another makes needless.
 
     To a prefill pool the decode side matters by its devices, by how long it delays a first
-    token and transfer takes, and (with an end-to-end objective) by its time between tokens. Where replicas
-    leave gaps in a host, smaller ones may share it better: then their size matters too.
+    token and transfer takes, and (with an end-to-end objective) by its time between tokens.
+    Where replicas leave gaps in a host, smaller ones may share it better: then their size
+    matters too.
     """
     least = np.maximum(
         sizing.least_replicas(problem, pool, qps), replicas_for_links(problem, pool, qps)

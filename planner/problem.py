@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.architecture import ModelArchitecture, load_model
+from perfmodel.correction import load_corrections
 from perfmodel.documents import read_yaml
 from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
@@ -102,7 +103,7 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
 
     Raises:
         ConfigError: unknown model or device, no price known, an inventory below one host, a
-            context longer than the model's; names the field.
+            context longer than the model's, bad corrections; names the field.
     """
     try:
         model = load_model(query.model, search_path)
@@ -125,11 +126,23 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         query=query,
         model=model,
         offers=offers,
-        engine=engine_profile(query.engine),
+        engine=_engine(query),
         traffic=Traffic(workload.input_tokens, workload.output_tokens, workload.prefix_cache_hit),
         slo=query.slo,
         precisions=_precisions(query, model),
     )
+
+
+def _engine(query: Query) -> EngineProfile:
+    profile = engine_profile(query.engine)
+    if query.corrections is None:
+        return profile
+    known = load_corrections(Path(query.corrections))
+    if query.engine not in known:
+        raise ConfigError(
+            f"{query.corrections} has no constants of {query.engine}", field="corrections"
+        )
+    return replace(profile, correction=known[query.engine])
 
 
 def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> Offer:

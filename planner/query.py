@@ -265,6 +265,11 @@ class Query(_Strict):
     engine: str = Field(
         default="trtllm", description="Whose operator tables to use: " + ", ".join(ENGINES)
     )
+    corrections: str | None = Field(
+        default=None,
+        description="Engines' constants fitted to your own measurements (`planner calibrate`); "
+        "the shipped ones if not given.",
+    )
     routing: Literal["balanced", "power_law_1.01", "power_law_1.2"] = Field(
         default="power_law_1.01",
         description="How tokens spread over experts: measured under a power law of loads, or "
@@ -291,6 +296,11 @@ class Query(_Strict):
     @classmethod
     def _beside_query(cls, value: str, info: ValidationInfo) -> str:
         return _resolve_path(value, info, (".json",))
+
+    @field_validator("corrections")
+    @classmethod
+    def _corrections_beside_query(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value and _resolve_path(value, info, (".yaml", ".yml"))
 
     @field_validator("devices")
     @classmethod

@@ -1,0 +1,86 @@
+"""The `planner calibrate` command: an engine's constants from measured deployments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli_perfdb import console, fail
+
+if TYPE_CHECKING:
+    from perfmodel.validation import Row, Seen
+
+COMMENT = """\
+Fitted by `planner calibrate` to measured deployments; perfmodel/correction.py says what
+each constant is."""
+
+
+def calibrate(
+    rows: Annotated[Path, typer.Argument(help="Measured deployments (CSV).")],
+    out: Annotated[Path, typer.Option(help="Write the fitted constants to this YAML file.")],
+    check: Annotated[
+        bool, typer.Option(help="Report errors on rows that the fit did not see.")
+    ] = True,
+) -> None:
+    """Fit engines' constants to measured deployments, and say how far predictions then are.
+
+    A query uses them with `corrections: FILE`. Columns: id, model_path, system, backend, mode
+    (agg or disagg), isl, osl, gemm_quant_mode, tp_size, ..., silicon_ttft_ms,
+    silicon_tpot_ms; perfmodel/deployments.py documents them all.
+
+    Example: planner calibrate measured.csv --out corrections.yaml
+    """
+    from rich.console import Console
+    from rich.progress import track
+
+    from perfmodel.correction import dump_corrections
+    from perfmodel.errors import InputError
+    from perfmodel.validation import cross_validate, fit_engines, serve_all
+
+    aside = Console(stderr=True)
+
+    def shown(items: Sequence[Row]) -> Iterable[Row]:
+        return track(items, "reading", console=aside, transient=True)
+
+    def refused(reason: str) -> None:
+        typer.echo(f"left out: {reason}", err=True)
+
+    if not out.absolute().parent.is_dir():
+        fail(f"{out}: the folder does not exist")
+    try:
+        served = serve_all(rows, refused, shown)
+        fitted = fit_engines(served)
+    except InputError as error:
+        fail(str(error))
+    out.write_text(dump_corrections(fitted, COMMENT))
+    counted = sum(row.deployment.measured is not None for row in served)
+    console().print(f"{out}: constants of {', '.join(fitted)} from {counted:,} measured rows")
+    if check:
+        _report(cross_validate(served))
+
+
+def _report(seen: list[Seen]) -> None:
+    """Median and mean errors by group, before and after the fit."""
+    from rich.table import Table
+
+    from perfmodel.validation import by_group, errors
+
+    table = Table("group", box=None)
+    for name in ("rows", "TPOT before", "after", "mean", "TTFT before", "after", "mean"):
+        table.add_column(name, justify="right")
+    for group, rows in by_group(seen).items():
+        cells = [group, f"{len(rows):,}"]
+        for metric in (1, 0):
+            before = errors((row.before[metric], row.measured[metric]) for row in rows)
+            after = errors((row.after[metric], row.measured[metric]) for row in rows)
+            values = (before["median"], after["median"], after["mean"])
+            cells += [f"{value:.1%}" for value in values]
+        table.add_row(*cells)
+    console().print(
+        "Median (and mean) absolute errors; before: operators alone; "
+        "after: by constants fitted to other models' rows"
+    )
+    console().print(table)
