@@ -85,9 +85,10 @@ def has_small_cache(engine: str, device: str) -> bool:
     return engine == "trtllm" or (engine == "sglang" and device in (*BLACKWELL, *WIDE_DOMAINS))
 
 
-def poll_steps(engine: str, device: str, clients: int) -> int:
+def poll_steps(engine: str, device: str, model: str, clients: int) -> int:
     """Iterations between two looks for new requests (SGLang's `scheduler-recv-interval`)."""
-    if engine != "sglang" or device not in BLACKWELL:
+    rarely = any(name in model.lower() for name in ("deepseek", "qwen3.5"))
+    if engine != "sglang" or device not in BLACKWELL or not rarely:
         return 1
     return 30 if clients >= 16 else 10
 

@@ -71,7 +71,7 @@ class Served:
             return usual
         return replace(
             usual,
-            poll_steps=public_runs.poll_steps(row.engine, row.device, row.load.clients),
+            poll_steps=public_runs.poll_steps(row.engine, row.device, row.model, row.load.clients),
             gather_steps=public_runs.gather_steps(row.engine, ranks),
         )
 

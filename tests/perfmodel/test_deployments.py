@@ -247,3 +247,12 @@ def test_fit_recovers_constants_that_made_the_rows(tmp_path: Path, store: PerfSt
     # Held near what is expected, the constants give way a little less than all the way.
     assert max(errors) < 0.15
     assert sum(errors) < 0.3 * sum(before)
+
+
+def test_who_polls_rarely() -> None:
+    deepseek = "deepseek-ai/DeepSeek-R1"
+    assert public_runs.poll_steps("sglang", "b200_sxm", deepseek, 64) == 30
+    assert public_runs.poll_steps("sglang", "b200_sxm", deepseek, 8) == 10
+    assert public_runs.poll_steps("sglang", "h200_sxm", deepseek, 64) == 1
+    assert public_runs.poll_steps("sglang", "b200_sxm", "zai-org/GLM-5", 64) == 1
+    assert public_runs.poll_steps("vllm", "b200_sxm", deepseek, 64) == 1
