@@ -92,6 +92,8 @@ WATCHED = (
     "generation",
     "mla_context",
     "mla_generation",
+    "mla_context_block",
+    "mla_generation_block",
     "sparse_context",
     "sparse_generation",
     "delta_scan",

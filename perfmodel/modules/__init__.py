@@ -19,8 +19,8 @@ from perfmodel.modules.base import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, Modul
 from perfmodel.modules.ends import ends
 from perfmodel.modules.exchange import exchange
 from perfmodel.modules.feed_forward import dense, routed
+from perfmodel.modules.latent_block import block
 from perfmodel.modules.recurrent import recurrent
-from perfmodel.modules.sparse import indexed
 from perfmodel.work import StepWork
 
 Module = Callable[[ModuleKit, int, LayerGroup, Layouts, StepWork], Iterator[Call]]
@@ -36,7 +36,7 @@ def step_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Cal
     groups = list(enumerate(kit.model.groups))
     for attention in dict.fromkeys(group.attention for _, group in groups):
         members = [(g, group) for g, group in groups if group.attention == attention]
-        module = _mixer(attention)
+        module = _mixer(kit, attention)
         yield from _shared(members, module(kit, *members[0], layouts, work))
     for ffn in dict.fromkeys(group.feed_forward for _, group in groups):
         members = [(g, group) for g, group in groups if group.feed_forward == ffn]
@@ -45,12 +45,14 @@ def step_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Cal
     yield from ends(kit, layouts, work)
 
 
-def _mixer(attention: Attention | Recurrent) -> Module:
+def _mixer(kit: ModuleKit, attention: Attention | Recurrent) -> Module:
     if isinstance(attention, Recurrent):
         return recurrent
-    if attention.index_top_k:
-        return indexed
-    return latent if attention.kind == "mla" else grouped_query
+    if attention.kind == "gqa":
+        return grouped_query
+    # Some engines' tables have latent attention as one block, others by its kernels.
+    whole = bool(attention.q_lora_rank) and kit.ops.mla_generation_block.has_table
+    return block if attention.index_top_k or whole else latent
 
 
 def _shared(members: list[tuple[int, LayerGroup]], calls: Iterator[Call]) -> Iterator[Call]:

@@ -18,6 +18,7 @@ from perfmodel.operators.collective import Collectives, Group
 from perfmodel.operators.elementwise import Elementwise
 from perfmodel.operators.gemm import Gemm
 from perfmodel.operators.mla import MlaAbsorb, MlaContext, MlaGeneration
+from perfmodel.operators.mla_block import MlaContextModule, MlaGenerationModule
 from perfmodel.operators.moe import RoutedExperts
 from perfmodel.operators.recurrent import (
     DeltaNetConvolution,
@@ -44,6 +45,8 @@ class Operators:
         self.mla_context = MlaContext(device, engine, store)
         self.mla_generation = MlaGeneration(device, engine, store)
         self.mla_absorb = MlaAbsorb(device, engine, store)
+        self.mla_context_block = MlaContextModule(device, engine, store)
+        self.mla_generation_block = MlaGenerationModule(device, engine, store)
         self.sparse_context = SparseContextModule(device, engine, store)
         self.sparse_generation = SparseGenerationModule(device, engine, store)
         self.delta_convolution = DeltaNetConvolution(device, engine, store)

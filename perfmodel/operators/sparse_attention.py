@@ -14,15 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from perfmodel.database.grid import RatioTable
-from perfmodel.operators.attention import causal_area
-from perfmodel.operators.base import OperatorModel, Roofline, largest
-from perfmodel.precision import ACTIVATION_BYTES, FORMATS
+from perfmodel.operators.attention_block import Dimensions, LatentBlock
+from perfmodel.operators.base import Roofline, largest
 
 if TYPE_CHECKING:
     import polars as pl
-
-INDEX_SCALE_BYTES = 4.0
-"""Beside each cached fp8 key of the indexer."""
 
 DIMENSIONS: dict[str, dict[str, float]] = {
     "deepseek-v3.2": {
@@ -68,59 +64,12 @@ def nearest_model(dimensions: Mapping[str, float]) -> str:
 
 
 @dataclass
-class _SparseModule(OperatorModel):
-    """Shape columns: `heads` on the device, `batch`, the phase's lengths and, where a model is
-    not the measured one, what `DIMENSIONS` names.
+class _SparseModule(LatentBlock):
+    """Categories besides a block's: `variant` (`dsa`; `dsa_reuse`, without an indexer), `model`."""
 
-    Categories: `variant` (`dsa`; `dsa_reuse`, without an indexer), `model`, `gemm_dtype` of
-    the projections' weights, `dtype` of queries, `kv_dtype`.
-    """
-
-    slices: ClassVar[Mapping[str, float]] = {"heads": 1.0}
-    efficiency: ClassVar[Roofline] = Roofline(0.4, 0.6, 1.0)
-
-    def least(
-        self, categories: Mapping[str, str], shape: Mapping[str, Any], tokens: Any, prefix: Any
-    ) -> tuple[Roofline, Any]:
-        """Roofline, and the time of what absorbed attention computes beyond it.
-
-        The floor counts the products of expanded keys and values; kernels that gather each
-        query's own tokens compute on the latent itself, with over three times the operations.
-        """
-        d = {**DIMENSIONS[categories["model"]], **shape}
-        heads, top_k = shape["heads"], d["index_top_k"]
-        new = shape["batch"] * tokens
-        context = tokens + prefix
-        latent = d["kv_lora_rank"] + d["rope_dim"]
-        query = heads * (d["nope_dim"] + d["rope_dim"])
-        elements = d["hidden"] * (d["q_lora_rank"] + latent + heads * d["v_dim"])
-        elements = elements + d["q_lora_rank"] * query
-        elements = elements + d["kv_lora_rank"] * heads * (d["nope_dim"] + d["v_dim"])
-        own_index = categories["variant"] == "dsa"
-        if own_index:
-            elements = elements + d["index_dim"] * (
-                d["q_lora_rank"] * d["index_heads"] + d["hidden"]
-            )
-        peaks = self.device.peak_flops_per_s
-        weights = FORMATS[categories["gemm_dtype"]]
-        compute = 2.0 * new * elements / peaks.get(weights.peak, peaks["bf16"])
-        pairs = shape["batch"] * causal_area(tokens, prefix, top_k)
-        widths = d["nope_dim"] + d["rope_dim"] + d["v_dim"]
-        compute = compute + 2.0 * pairs * heads * widths / peaks["bf16"]
-        read = np.minimum(context, tokens * top_k) * latent * FORMATS[categories["kv_dtype"]].bytes
-        if own_index:
-            # Up to top_k tokens there is nothing to choose.
-            needed = np.where(context > top_k, 1.0, 0.0)
-            scored = shape["batch"] * causal_area(tokens, prefix) * needed
-            rate = peaks.get("fp8", peaks["bf16"])
-            compute = compute + 2.0 * scored * d["index_heads"] * d["index_dim"] / rate
-            read = read + needed * context * (d["index_dim"] + INDEX_SCALE_BYTES)
-        moved = elements * weights.bytes + shape["batch"] * read
-        moved = moved + 2.0 * new * d["hidden"] * ACTIVATION_BYTES
-        absorbed = 2.0 * d["kv_lora_rank"] + d["rope_dim"] - widths
-        beyond = 2.0 * pairs * heads * np.maximum(absorbed, 0.0) / peaks["bf16"]
-        floor = Roofline(compute, moved / self.device.memory_bandwidth_bytes_per_s)
-        return floor, np.where(context > top_k, beyond, 0.0)
+    def measured(self, categories: Mapping[str, str]) -> Dimensions:
+        """Those of the category's model."""
+        return DIMENSIONS[categories["model"]]
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """Another cache format, then other weights, then the other measured model."""
@@ -136,16 +85,8 @@ class _SparseModule(OperatorModel):
         ]
         return [choice for choice in choices if choice != own]
 
-    def _as_measured(self, shape: Mapping[str, Any]) -> Any:
-        """Whether the widths are those of a measured model."""
-        given = {name: np.asarray(v) for name, v in shape.items() if name in _NAMES}
-        return not given or any(
-            all(np.all((v == known[name]) | (v == 0)) for name, v in given.items())
-            for known in DIMENSIONS.values()
-        )
-
-
-_NAMES = frozenset(DIMENSIONS["glm-5"])
+    def _as_measured(self, shape: Mapping[str, Any]) -> bool:
+        return any(self.as_measured(shape, known) for known in DIMENSIONS.values())
 
 
 class SparseContextModule(_SparseModule):
@@ -161,7 +102,9 @@ class SparseContextModule(_SparseModule):
     def work(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Any:
         """With the operations of absorbed attention where tokens are chosen."""
         floor, beyond = self.least(categories, shape, shape["tokens"], shape["prefix_tokens"])
-        compute = np.asarray(floor.compute_s) + beyond
+        top_k = shape.get("index_top_k", self.measured(categories)["index_top_k"])
+        chosen = shape["tokens"] + shape["prefix_tokens"] > top_k
+        compute = np.asarray(floor.compute_s) + np.where(chosen, beyond, 0.0)
         return largest(Roofline(compute, floor.bandwidth_s))
 
     def tabulated(self, shape: Mapping[str, Any]) -> Any:

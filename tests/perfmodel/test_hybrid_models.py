@@ -350,3 +350,34 @@ def test_heads_of_recurrences_divide() -> None:
     assert QWEN.groups[0].attention.splits_over(tp).tolist() == [True, False, True, True, False]
     # Mamba's eight groups are replicated over more devices.
     assert NANO.groups[0].attention.splits_over(tp).tolist() == [True, False, True, True, True]
+
+
+# Latent attention as one block.
+
+
+def test_vllm_runs_latent_attention_as_the_block_it_was_measured_as() -> None:
+    model = load_model("deepseek-v3")
+    work = StepWork.of(
+        decode_sequences=16.0, context_tokens=4096.0, prefill_sequences=1.0, prefill_tokens=4096.0
+    )
+    found = calls(stepper(model), work)
+    for name in ("context_attention_block", "generation_attention_block"):
+        assert found[name].time.kind[0, 0] == Kind.MEASURED
+    # Without such a table, by its kernels.
+    for device, engine in (("a100_sxm", "vllm"), ("h200_sxm", "sglang")):
+        assert "context_attention" in calls(stepper(model, device, engine), work)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 3), st.integers(1, 512), st.integers(1, 100_000), st.integers(0, 100_000))
+def test_blocks_do_not_beat_their_roofline(
+    log_tp: int, batch: int, tokens: int, prefix: int
+) -> None:
+    step = stepper(load_model("deepseek-v3"), kv="fp8")
+    layout = parse_layout(f"attn:TP{2**log_tp} ffn:TP{2**log_tp}")
+    for work in (
+        StepWork.of(decode_sequences=batch, context_tokens=tokens),
+        StepWork.of(prefill_sequences=1.0, prefill_tokens=tokens, prefix_tokens=prefix),
+    ):
+        for call in step.calls(layout, work):
+            assert (call.time.seconds >= call.time.floor_s * (1 - 1e-9)).all(), call.name
