@@ -3,6 +3,7 @@
 | name | is |
 |---|---|
 | `Attention`, `FeedForward` | the two halves of a decoder layer |
+| `Recurrent` | what some layers have in place of attention |
 | `LayerGroup` | layers that share one shape, and how many |
 | `ModelArchitecture` | a whole model: groups, vocabulary, weight format, counts |
 | `from_config` | reads a Hugging Face `config.json` |
@@ -17,6 +18,7 @@ from perfmodel.hf_config import from_config
 from perfmodel.layer_shapes import Attention, FeedForward, LayerGroup
 from perfmodel.model_catalog import CatalogEntry, catalog, load_model
 from perfmodel.model_shapes import QUANTIZABLE, QUANTIZATION_GROUP, ModelArchitecture
+from perfmodel.recurrent_shapes import Recurrent
 
 __all__ = [
     "QUANTIZABLE",
@@ -26,6 +28,7 @@ __all__ = [
     "FeedForward",
     "LayerGroup",
     "ModelArchitecture",
+    "Recurrent",
     "catalog",
     "from_config",
     "load_model",

@@ -15,8 +15,9 @@ from typing import NoReturn
 
 from perfmodel.config_fields import Fields
 from perfmodel.layer_shapes import Attention, FeedForward
+from perfmodel.recurrent_shapes import Recurrent
 
-Layer = tuple[Attention, FeedForward]
+Layer = tuple[Attention | Recurrent, FeedForward]
 
 # Lists of modules left unquantized, by the names that producers give the list.
 _EXCLUSION_FIELDS = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers")
@@ -203,10 +204,17 @@ def _matrices(layers: Sequence[Layer], hidden: int) -> Iterator[tuple[str, list[
 
     One routed expert stands for all of its layer.
     """
+    if any(isinstance(mixer, Recurrent) and mixer.kind == "mamba2" for mixer, _ in layers):
+        yield from _block_matrices(layers, hidden)
+        return
     for index, (attention, feed_forward) in enumerate(layers):
         layer = f"model.layers.{index}"
         for projection, weights in attention.projections(hidden).items():
-            yield "attention", [f"{layer}.self_attn.{projection}"], weights
+            if isinstance(attention, Recurrent):
+                names = _FUSED.get(projection, (projection,))
+                yield "attention", [f"{layer}.linear_attn.{name}" for name in names], weights
+            else:
+                yield "attention", [f"{layer}.self_attn.{projection}"], weights
         for matrix in ("gate_proj", "up_proj", "down_proj"):
             weights = hidden * feed_forward.intermediate
             if not feed_forward.is_moe:
@@ -219,8 +227,41 @@ def _matrices(layers: Sequence[Layer], hidden: int) -> Iterator[tuple[str, list[
             yield "experts", experts, weights
             if feed_forward.shared_intermediate:
                 shared = [f"{layer}.mlp.shared_experts.{matrix}"]
+                shared.append(f"{layer}.mlp.shared_expert.{matrix}")
                 shared.append(f"{layer}.feed_forward.shared_expert.{matrix}")
                 yield "ffn", shared, hidden * feed_forward.shared_intermediate
+
+
+# One matrix here, by the names under which checkpoints of several releases store it.
+_FUSED = {
+    "in_proj_qkv": ("in_proj_qkv", "in_proj_qkvz"),
+    "in_proj_z": ("in_proj_z", "in_proj_qkvz"),
+    "in_proj_ba": ("in_proj_ba", "in_proj_b", "in_proj_a"),
+}
+
+
+def _block_matrices(layers: Sequence[Layer], hidden: int) -> Iterator[tuple[str, list[str], int]]:
+    """As `_matrices`, of Nemotron-H: mixers and networks are numbered one by one."""
+    block = 0
+    for mixer, network in layers:
+        for projection, weights in mixer.projections(hidden).items():
+            yield "attention", [f"model.layers.{block}.mixer.{projection}"], weights
+        block += 1
+        if network.is_absent:
+            continue
+        name = f"model.layers.{block}.mixer"
+        block += 1
+        for matrix in ("up_proj", "down_proj"):
+            width = network.intermediate
+            if not network.is_moe:
+                yield "ffn", [f"{name}.{matrix}"], hidden * width
+                continue
+            yield "experts", [f"{name}.experts.0.{matrix}"], (network.latent or hidden) * width
+            if network.shared_intermediate:
+                shared = hidden * network.shared_intermediate
+                yield "ffn", [f"{name}.shared_experts.{matrix}"], shared
+        for matrix in ("fc1_latent_proj", "fc2_latent_proj") if network.latent else ():
+            yield "ffn", [f"{name}.{matrix}"], hidden * network.latent
 
 
 class _Exclusions:

@@ -86,6 +86,22 @@ class ModelCoverage:
     engines: Mapping[str, str]
 
 
+WATCHED = (
+    "gemm",
+    "context",
+    "generation",
+    "mla_context",
+    "mla_generation",
+    "mla_context_block",
+    "mla_generation_block",
+    "sparse_context",
+    "sparse_generation",
+    "delta_scan",
+    "mamba_scan",
+)
+"""Operators whose shapes are listed."""
+
+
 class _Watched:
     """An operator model that notes which shapes it is asked for."""
 
@@ -135,7 +151,7 @@ def model_coverage(
     _check_layout(model, layouts)
     points: dict[ShapeKey, ShapePoint] = {}
     engines: dict[str, str] = {}
-    for name in ("gemm", "context", "generation", "mla_context", "mla_generation"):
+    for name in WATCHED:
         original: OperatorModel = getattr(operators, name)
         engines[original.family] = original.table_engine
         setattr(operators, name, cast(OperatorModel, _Watched(original, points)))
@@ -188,10 +204,12 @@ def _check_layout(model: ModelArchitecture, layouts: Layouts) -> None:
     if pp > model.layers:
         raise InputError(f"layout {spelled!r}: {model.name} has {model.layers} layers")
     for group in model.groups:
-        if group.attention.heads % tp:
+        if not group.attention.splits_over(np.array(tp)):
             raise InputError(
                 f"layout {spelled!r}: {group.attention.heads} heads are not divisible by TP{tp}"
             )
+    if model.is_recurrent and int(layouts.cp_a[0]) > 1:
+        raise InputError(f"layout {spelled!r}: recurrent layers take a sequence whole, not over CP")
     experts = [g.feed_forward.experts for g in model.groups if g.feed_forward.is_moe]
     if ep > 1 and not experts:
         raise InputError(f"layout {spelled!r}: {model.name} has no experts to spread over EP{ep}")

@@ -15,6 +15,7 @@ from typing import Any
 from perfmodel.checkpoint_format import read_checkpoint_format
 from perfmodel.config_fields import Fields, read_json
 from perfmodel.errors import ConfigError
+from perfmodel.hf_hybrid_layers import HYBRID_FAMILIES, KINDS, UNDERSTOOD
 from perfmodel.hf_layers import ATTENTION_KINDS, FAMILIES
 from perfmodel.layer_shapes import LayerGroup
 from perfmodel.model_shapes import ModelArchitecture
@@ -22,7 +23,10 @@ from perfmodel.model_shapes import ModelArchitecture
 # `transformers` gives these a vision tower even where the file describes none.
 _ALWAYS_MULTIMODAL = {"llama4"}
 
-# Fields that mark an operator whose cost and state this project doesn't model yet.
+_FAMILIES = FAMILIES | HYBRID_FAMILIES
+
+# Fields that mark an operator whose cost and state this project doesn't model, but for the
+# families whose reader understands it.
 _UNSUPPORTED_FIELDS = {
     "index_topk": "sparse attention (a learned index selects the keys)",
     "sparse_attention_config": "sparse attention",
@@ -83,7 +87,7 @@ def _name_from(path: Path) -> str:
 def _build(outer: Fields, name: str, producer: Fields | None) -> ModelArchitecture:
     text = outer.nested("text_config") or outer
     _refuse_unsupported(outer, text)
-    layers = FAMILIES[_model_type(outer, text)](text)
+    layers = _FAMILIES[_model_type(outer, text)](text)
     format_ = read_checkpoint_format(outer, text, producer, layers, text.count("hidden_size"))
     counts = Counter(layers)
     position = {shape: index for index, shape in enumerate(counts)}
@@ -121,19 +125,22 @@ def _left_out(outer: Fields, text: Fields) -> tuple[str, ...]:
 
 
 def _draft_modules(text: Fields) -> int:
-    names = ("num_nextn_predict_layers", "num_mtp_modules")
+    names = ("num_nextn_predict_layers", "num_mtp_modules", "mtp_num_hidden_layers")
     return max(text.count(name, 0, minimum=0) for name in names)
 
 
 def _refuse_unsupported(outer: Fields, text: Fields) -> None:
+    model_type = text.string("model_type") or outer.string("model_type")
+    understood = UNDERSTOOD.get(model_type, frozenset())
+    kinds = (*ATTENTION_KINDS, *KINDS.get(model_type, ()))
     for fields in (text, outer):
         for field, what in _UNSUPPORTED_FIELDS.items():
             # 0, false and [] switch a feature off.
-            if fields.data.get(field):
+            if fields.data.get(field) and field not in understood:
                 fields.fail(field, f"not supported yet: {what}")
     for kind in text.strings("layer_types"):
-        if kind not in ATTENTION_KINDS:
-            known = ", ".join(ATTENTION_KINDS)
+        if kind not in kinds:
+            known = ", ".join(kinds)
             text.fail("layer_types", f"{kind!r} is not supported yet; supported: {known}")
     if any(kind != 1 for kind in text.counts("attn_type_list")):
         text.fail("attn_type_list", "linear attention (type 0) is not supported yet")
@@ -141,10 +148,10 @@ def _refuse_unsupported(outer: Fields, text: Fields) -> None:
 
 def _model_type(outer: Fields, text: Fields) -> str:
     model_type = text.string("model_type") or outer.string("model_type")
-    if model_type in FAMILIES:
+    if model_type in _FAMILIES:
         return model_type
     architectures = ", ".join(outer.strings("architectures")) or "unnamed"
-    supported = f"supported model types: {', '.join(sorted(FAMILIES))}"
+    supported = f"supported model types: {', '.join(sorted(_FAMILIES))}"
     if not model_type:
         outer.fail("model_type", f"this field is required; {supported}")
     owner = text if text.has("model_type") else outer

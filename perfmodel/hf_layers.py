@@ -7,16 +7,17 @@ One function per family, each following the family's reference implementation in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 from perfmodel.config_fields import Fields
 from perfmodel.layer_shapes import Attention, FeedForward
+from perfmodel.recurrent_shapes import Recurrent
 
 #: Values of `layer_types` that are understood.
 ATTENTION_KINDS = ("full_attention", "sliding_attention", "chunked_attention")
 
-Layer = tuple[Attention, FeedForward]
+Layer = tuple[Attention | Recurrent, FeedForward]
 
 # Longer than any real model; keeps a slip of the finger from building millions of layers.
 _MOST_LAYERS = 10_000
@@ -27,7 +28,7 @@ def layer_count(fields: Fields) -> int:
     return fields.count("num_hidden_layers", maximum=_MOST_LAYERS)
 
 
-def _per_layer(fields: Fields, field: str, values: list[Any]) -> list[Any]:
+def per_layer(fields: Fields, field: str, values: list[Any]) -> list[Any]:
     """`values` if there is one for each layer; a list of another length is refused."""
     if len(values) != layer_count(fields):
         fields.fail(field, f"expected {layer_count(fields)} (one per layer), got {len(values)}")
@@ -42,7 +43,7 @@ def _windows(fields: Fields, *, opt_in: bool = False) -> list[int]:
     """
     layers = layer_count(fields)
     if fields.has("layer_types"):
-        kinds = _per_layer(fields, "layer_types", fields.strings("layer_types"))
+        kinds = per_layer(fields, "layer_types", fields.strings("layer_types"))
         size_fields = {
             "sliding_attention": "sliding_window",
             "chunked_attention": "attention_chunk_size",
@@ -66,7 +67,7 @@ def _head_dim(fields: Fields, heads: int) -> int:
     return hidden // heads
 
 
-def _grouped_query(
+def grouped_query(
     fields: Fields,
     windows: list[int] | None = None,
     *,
@@ -75,6 +76,8 @@ def _grouped_query(
     output_bias: bool = False,
     norm: str = "",
     sinks: bool = False,
+    output_gate: bool = False,
+    head_dim: int | None = None,
 ) -> list[Attention]:
     """Grouped-query attention of every layer.
 
@@ -88,7 +91,7 @@ def _grouped_query(
             "num_key_value_heads",
             f"expected a divisor of num_attention_heads = {heads}, got {kv_heads}",
         )
-    head_dim = _head_dim(fields, heads)
+    head_dim = head_dim or _head_dim(fields, heads)
     norm_weights = {"": 0, "head": 2 * head_dim, "layer": (heads + kv_heads) * head_dim}
     return [
         Attention(
@@ -103,56 +106,59 @@ def _grouped_query(
             output_bias=output_bias,
             qk_norm_parameters=norm_weights[norm],
             sinks=sinks,
+            output_gate=output_gate,
         )
         for window in (_windows(fields) if windows is None else windows)
     ]
 
 
-def _top_k(fields: Fields, experts: int) -> int:
+def top_k(fields: Fields, experts: int) -> int:
+    """Routed experts that each token visits."""
     return fields.count("num_experts_per_tok", maximum=experts)
 
 
-def _dense(fields: Fields, width: str = "intermediate_size", *, bias: bool = False) -> FeedForward:
+def dense(fields: Fields, width: str = "intermediate_size", *, bias: bool = False) -> FeedForward:
+    """A dense network of the width in a field."""
     return FeedForward(fields.count(width), bias=bias)
 
 
-def _repeat(attentions: list[Attention], feed_forward: FeedForward) -> list[Layer]:
+def _repeat(attentions: Iterable[Attention], feed_forward: FeedForward) -> list[Layer]:
     return [(attention, feed_forward) for attention in attentions]
 
 
 def _llama(fields: Fields) -> list[Layer]:
     bias = fields.flag("attention_bias")
-    attentions = _grouped_query(fields, bias=bias, output_bias=bias)
-    return _repeat(attentions, _dense(fields, bias=fields.flag("mlp_bias")))
+    attentions = grouped_query(fields, bias=bias, output_bias=bias)
+    return _repeat(attentions, dense(fields, bias=fields.flag("mlp_bias")))
 
 
 def _qwen2(fields: Fields) -> list[Layer]:
     # q, k and v always have biases; there is no field for it. MiMo inherits this layer.
     windows = _windows(fields, opt_in=True)
-    return _repeat(_grouped_query(fields, windows, bias=True), _dense(fields))
+    return _repeat(grouped_query(fields, windows, bias=True), dense(fields))
 
 
 def _qwen3_attention(fields: Fields) -> list[Attention]:
     bias = fields.flag("attention_bias")
     windows = _windows(fields, opt_in=True)
-    return _grouped_query(fields, windows, bias=bias, output_bias=bias, norm="head")
+    return grouped_query(fields, windows, bias=bias, output_bias=bias, norm="head")
 
 
 def _qwen3(fields: Fields) -> list[Layer]:
-    return _repeat(_qwen3_attention(fields), _dense(fields))
+    return _repeat(_qwen3_attention(fields), dense(fields))
 
 
 def _qwen3_moe(fields: Fields) -> list[Layer]:
     experts = fields.count("num_experts")
     sparse = FeedForward(
-        fields.count("moe_intermediate_size"), experts=experts, top_k=_top_k(fields, experts)
+        fields.count("moe_intermediate_size"), experts=experts, top_k=top_k(fields, experts)
     )
     dense_layers = set(fields.counts("mlp_only_layers"))
     step = fields.count("decoder_sparse_step", 1)
     return [
         (
             attention,
-            sparse if layer not in dense_layers and (layer + 1) % step == 0 else _dense(fields),
+            sparse if layer not in dense_layers and (layer + 1) % step == 0 else dense(fields),
         )
         for layer, attention in enumerate(_qwen3_attention(fields))
     ]
@@ -161,9 +167,9 @@ def _qwen3_moe(fields: Fields) -> list[Layer]:
 def _mixtral(fields: Fields) -> list[Layer]:
     experts = fields.count("num_local_experts")
     sparse = FeedForward(
-        fields.count("intermediate_size"), experts=experts, top_k=_top_k(fields, experts)
+        fields.count("intermediate_size"), experts=experts, top_k=top_k(fields, experts)
     )
-    return _repeat(_grouped_query(fields), sparse)
+    return _repeat(grouped_query(fields), sparse)
 
 
 def _minimax_m2(fields: Fields) -> list[Layer]:
@@ -178,17 +184,23 @@ def _minimax_m2(fields: Fields) -> list[Layer]:
     sparse = FeedForward(
         fields.count("intermediate_size"),
         experts=experts,
-        top_k=_top_k(fields, experts),
+        top_k=top_k(fields, experts),
         router_bias=fields.flag("use_routing_bias"),
     )
-    return _repeat(_grouped_query(fields, norm=norm), sparse)
+    return _repeat(grouped_query(fields, norm=norm), sparse)
 
 
 def _deepseek(fields: Fields) -> list[Layer]:
+    attention = latent_attention(fields)
+    return list(zip([attention] * layer_count(fields), deepseek_experts(fields), strict=True))
+
+
+def latent_attention(fields: Fields) -> Attention:
+    """DeepSeek's latent attention, the same in every layer."""
     rope, nope = fields.count("qk_rope_head_dim"), fields.count("qk_nope_head_dim")
     bias = fields.flag("attention_bias")
     heads = fields.count("num_attention_heads")
-    attention = Attention(
+    return Attention(
         kind="mla",
         heads=heads,
         kv_heads=heads,
@@ -200,20 +212,24 @@ def _deepseek(fields: Fields) -> list[Layer]:
         bias=bias,
         output_bias=bias,
     )
+
+
+def deepseek_experts(fields: Fields) -> list[FeedForward]:
+    """DeepSeek's networks by layer: the first dense, the others experts beside shared ones."""
     experts = fields.count("n_routed_experts")
     width = fields.count("moe_intermediate_size")
     sparse = FeedForward(
         width,
         experts=experts,
-        top_k=_top_k(fields, experts),
+        top_k=top_k(fields, experts),
         shared_intermediate=width * fields.count("n_shared_experts", 0, minimum=0),
         router_bias=fields.string("topk_method") == "noaux_tc",
     )
-    dense = _dense(fields)
+    plain = dense(fields)
     first_sparse = fields.count("first_k_dense_replace", 0, minimum=0)
     every = fields.count("moe_layer_freq", 1)
     return [
-        (attention, sparse if layer >= first_sparse and layer % every == 0 else dense)
+        sparse if layer >= first_sparse and layer % every == 0 else plain
         for layer in range(layer_count(fields))
     ]
 
@@ -225,12 +241,12 @@ def _gpt_oss(fields: Fields) -> list[Layer]:
     sparse = FeedForward(
         fields.count("intermediate_size"),
         experts=experts,
-        top_k=_top_k(fields, experts),
+        top_k=top_k(fields, experts),
         bias=True,
         router_bias=True,
     )
     bias = fields.flag("attention_bias", True)
-    return _repeat(_grouped_query(fields, bias=bias, output_bias=bias, sinks=True), sparse)
+    return _repeat(grouped_query(fields, bias=bias, output_bias=bias, sinks=True), sparse)
 
 
 def _llama4_windows(fields: Fields) -> list[int]:
@@ -241,7 +257,7 @@ def _llama4_windows(fields: Fields) -> list[int]:
         return _windows(fields)
     rotary = fields.counts("no_rope_layers")  # despite its name, 1 where there is RoPE
     if rotary:
-        _per_layer(fields, "no_rope_layers", rotary)
+        per_layer(fields, "no_rope_layers", rotary)
     else:
         every = fields.count("no_rope_layer_interval", 4)
         rotary = [int((layer + 1) % every != 0) for layer in range(layers)]
@@ -251,13 +267,13 @@ def _llama4_windows(fields: Fields) -> list[int]:
 def _llama4(fields: Fields) -> list[Layer]:
     bias = fields.flag("attention_bias")
     # The norm on q and k has no weights here, so `use_qk_norm` changes no count.
-    attentions = _grouped_query(
+    attentions = grouped_query(
         fields, _llama4_windows(fields), window_kind="chunked", bias=bias, output_bias=bias
     )
     experts = fields.count("num_local_experts")
     width = fields.count("intermediate_size")
     sparse = FeedForward(
-        width, experts=experts, top_k=_top_k(fields, experts), shared_intermediate=width
+        width, experts=experts, top_k=top_k(fields, experts), shared_intermediate=width
     )
     step = fields.count("interleave_moe_layer_step", 1)
     every_step = range(step - 1, len(attentions), step)
@@ -265,7 +281,7 @@ def _llama4(fields: Fields) -> list[Layer]:
     return [
         (
             attention,
-            sparse if layer in sparse_layers else _dense(fields, "intermediate_size_mlp"),
+            sparse if layer in sparse_layers else dense(fields, "intermediate_size_mlp"),
         )
         for layer, attention in enumerate(attentions)
     ]

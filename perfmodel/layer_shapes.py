@@ -7,23 +7,13 @@ Counts are of the unsharded layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from perfmodel.errors import ConfigError
+import numpy as np
+from numpy.typing import NDArray
 
-
-def require(condition: bool, field: str, problem: str) -> None:
-    """Raise a `ConfigError` about `field` unless `condition` holds."""
-    if not condition:
-        raise ConfigError(problem, field=field)
-
-
-def require_counts(owner: object, minimum: int, *fields: str) -> None:
-    """Raise a `ConfigError` unless each of `owner`'s `fields` is an integer from `minimum`."""
-    for field in fields:
-        value = getattr(owner, field)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ConfigError(f"expected an integer from {minimum}, got {value!r}", field=field)
+from perfmodel.checks import require, require_counts
+from perfmodel.recurrent_shapes import Recurrent
 
 
 @dataclass(frozen=True)
@@ -47,12 +37,18 @@ class Attention:
         output_bias: the output projection has one.
         qk_norm_parameters: weights of the norms on q and k, both together.
         sinks: each head has a learned attention sink (one weight per head).
+        output_gate: queries come with a gate on the output, as wide as they (Qwen3-Next).
+        index_top_k: tokens that attention reads at most, the best by an index; 0 reads all.
+        index_heads: heads of the indexer that scores them [2]_; 0 beside an `index_top_k`
+            takes over the choice of an earlier layer.
+        index_head_dim: width of such a head, and of the key cached for it.
 
     Raises:
         ConfigError: a count is not an integer in range, or the fields contradict one another.
 
     References:
         .. [1] DeepSeek-V2, arXiv:2405.04434, section 2.1.
+        .. [2] DeepSeek-V3.2, arXiv:2512.02556, section 2.1.
     """
 
     kind: Literal["gqa", "mla"]
@@ -69,10 +65,15 @@ class Attention:
     output_bias: bool = False
     qk_norm_parameters: int = 0
     sinks: bool = False
+    output_gate: bool = False
+    index_top_k: int = 0
+    index_heads: int = 0
+    index_head_dim: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no layer can have."""
         require_counts(self, 1, "heads", "kv_heads", "head_dim", "v_head_dim")
+        require_counts(self, 0, "index_top_k", "index_heads", "index_head_dim")
         require_counts(self, 0, "window_tokens", "q_lora_rank", "kv_lora_rank", "rope_head_dim")
         require_counts(self, 0, "qk_norm_parameters")
         require(
@@ -80,6 +81,11 @@ class Attention:
             "kv_heads",
             f"expected a divisor of the {self.heads} attention heads, got {self.kv_heads}",
         )
+        if self.index_heads:
+            require_counts(self, 1, "index_top_k", "index_head_dim")
+        if self.index_top_k:
+            require(self.kind == "mla", "index_top_k", "expected 0 without latent attention")
+            require_counts(self, 1, "q_lora_rank")
         if self.kind == "mla":
             require_counts(self, 1, "kv_lora_rank", "rope_head_dim")
             require(
@@ -95,12 +101,29 @@ class Attention:
             return self.kv_lora_rank + self.rope_head_dim
         return self.kv_heads * (self.head_dim + self.v_head_dim)
 
+    @property
+    def index_bytes_per_token(self) -> float:
+        """Cache bytes that one token adds for the indexer: an fp8 key with an fp32 scale."""
+        return self.index_head_dim + 4.0 if self.index_heads else 0.0
+
+    @property
+    def activation_width(self) -> int:
+        """Elements of one token at the layer's widest point: queries, keys and values."""
+        gates = self.heads * self.head_dim if self.output_gate else 0
+        return (self.heads + 2 * self.kv_heads) * self.head_dim + gates
+
+    def splits_over(self, tp: NDArray[Any]) -> NDArray[np.bool_]:
+        """Where heads divide over a tensor-parallel group of `tp`; KV heads may be replicated."""
+        kv = self.kv_heads
+        return np.asarray((self.heads % tp == 0) & ((kv % tp == 0) | (tp % kv == 0)))
+
     def projections(self, hidden: int) -> dict[str, int]:
         """Weights of each projection matrix, biases apart, by its usual checkpoint name."""
         output = {"o_proj": self.heads * self.v_head_dim * hidden}
         if self.kind == "gqa":
+            gated = 2 if self.output_gate else 1
             return {
-                "q_proj": hidden * self.heads * self.head_dim,
+                "q_proj": hidden * self.heads * self.head_dim * gated,
                 "k_proj": hidden * self.kv_heads * self.head_dim,
                 "v_proj": hidden * self.kv_heads * self.v_head_dim,
             } | output
@@ -112,6 +135,13 @@ class Attention:
             }
         else:
             query = {"q_proj": hidden * query_width}
+        if self.index_heads:
+            index_width = self.index_heads * self.index_head_dim
+            query |= {
+                "indexer.wq_b": self.q_lora_rank * index_width,
+                "indexer.wk": hidden * self.index_head_dim,
+                "indexer.weights_proj": hidden * self.index_heads,
+            }
         nope_head_dim = self.head_dim - self.rope_head_dim
         return (
             query
@@ -127,6 +157,8 @@ class Attention:
         count = sum(self.projections(hidden).values()) + self.qk_norm_parameters
         if self.kind == "mla":
             count += self.q_lora_rank + self.kv_lora_rank  # the norms on the two latents
+        if self.index_heads:
+            count += 2 * self.index_head_dim  # the norm on its keys has weights and biases
         if self.bias and self.kind == "gqa":
             count += self.heads * self.head_dim
             count += self.kv_heads * (self.head_dim + self.v_head_dim)
@@ -144,7 +176,8 @@ class FeedForward:
     """One layer's feed-forward network, dense or a mixture of experts.
 
     Attributes:
-        intermediate: width of the dense network, or of one routed expert.
+        intermediate: width of the dense network, or of one routed expert; 0 for a layer that
+            has no network (some of Nemotron-H).
         gated: gate, up and down projections (SwiGLU); else up and down only.
         experts: routed experts; 0 is a dense network.
         top_k: routed experts each token visits.
@@ -152,6 +185,9 @@ class FeedForward:
         bias: projections of the dense network or of the routed experts have biases.
         router_bias: the router adds one weight per expert (a bias, or the load-balancing
             score correction of DeepSeek-V3).
+        shared_gate: a gate of one output weighs the shared experts (Qwen's).
+        latent: routed experts work on a projection of the hidden state to this width, and
+            their sum is projected back (Nemotron 3 Super); 0 is none.
 
     Raises:
         ConfigError: a count is not an integer in range, or `top_k` does not suit `experts`.
@@ -164,12 +200,19 @@ class FeedForward:
     shared_intermediate: int = 0
     bias: bool = False
     router_bias: bool = False
+    shared_gate: bool = False
+    latent: int = 0
 
     def __post_init__(self) -> None:
         """Refuse what no layer can have."""
-        require_counts(self, 1, "intermediate")
-        require_counts(self, 0, "experts", "top_k", "shared_intermediate")
+        require_counts(self, 0, "intermediate", "experts", "top_k", "shared_intermediate", "latent")
         if self.experts:
+            require_counts(self, 1, "intermediate")
+            require(
+                self.shared_intermediate > 0 or not self.shared_gate,
+                "shared_gate",
+                "expected shared experts that it could weigh",
+            )
             require(
                 1 <= self.top_k <= self.experts,
                 "top_k",
@@ -177,7 +220,7 @@ class FeedForward:
             )
         else:
             require(
-                self.top_k == 0 and self.shared_intermediate == 0 and not self.router_bias,
+                not (self.top_k or self.shared_intermediate or self.router_bias or self.latent),
                 "experts",
                 "expected at least 1 where routing or shared experts are given, got 0",
             )
@@ -188,12 +231,17 @@ class FeedForward:
         return self.experts > 0
 
     @property
+    def is_absent(self) -> bool:
+        """Whether the layer has no feed-forward network."""
+        return self.intermediate == 0
+
+    @property
     def matrices(self) -> int:
         """Projection matrices of one network: 3 if gated, else 2."""
         return 3 if self.gated else 2
 
     def _network_parameters(self, hidden: int, intermediate: int, bias: bool) -> int:
-        biases = (self.matrices - 1) * intermediate + hidden if bias else 0
+        biases = (self.matrices - 1) * intermediate + hidden if bias and intermediate else 0
         return self.matrices * hidden * intermediate + biases
 
     def dense_parameters(self, hidden: int) -> int:
@@ -202,7 +250,9 @@ class FeedForward:
 
     def expert_parameters(self, hidden: int) -> int:
         """Weights of one routed expert; 0 for a dense network."""
-        return self._network_parameters(hidden, self.intermediate, self.bias) if self.is_moe else 0
+        if not self.is_moe:
+            return 0
+        return self._network_parameters(self.latent or hidden, self.intermediate, self.bias)
 
     def routed_parameters(self, hidden: int) -> int:
         """Weights of all routed experts."""
@@ -214,9 +264,14 @@ class FeedForward:
             return 0
         return self._network_parameters(hidden, self.shared_intermediate, bias=False)
 
+    def latent_parameters(self, hidden: int) -> int:
+        """Weights of the projections to the experts' latent and back."""
+        return 2 * hidden * self.latent
+
     def router_parameters(self, hidden: int) -> int:
-        """Weights of the router; 0 for a dense network."""
-        return self.experts * (hidden + (1 if self.router_bias else 0))
+        """Weights of the router and of the shared experts' gate; 0 for a dense network."""
+        gate = hidden if self.shared_gate else 0
+        return self.experts * (hidden + (1 if self.router_bias else 0)) + gate
 
     def parameters(self, hidden: int) -> int:
         """All weights of one layer's feed-forward network."""
@@ -224,6 +279,7 @@ class FeedForward:
             self.dense_parameters(hidden)
             + self.routed_parameters(hidden)
             + self.shared_parameters(hidden)
+            + self.latent_parameters(hidden)
             + self.router_parameters(hidden)
         )
 
@@ -235,9 +291,12 @@ class FeedForward:
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Layers, consecutive or not, that share one shape; `count` of them."""
+    """Layers, consecutive or not, that share one shape; `count` of them.
 
-    attention: Attention
+    What mixes tokens is `attention`, be it a recurrence.
+    """
+
+    attention: Attention | Recurrent
     feed_forward: FeedForward
     count: int
 

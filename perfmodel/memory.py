@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import Attention, ModelArchitecture
+from perfmodel.architecture import Attention, ModelArchitecture, Recurrent
 from perfmodel.engine import EngineProfile
 from perfmodel.hardware import Device
 from perfmodel.layout import Layouts
@@ -17,6 +17,16 @@ from perfmodel.work import StepWork, stages
 FloatArray = NDArray[np.float64]
 
 TERMS = ("weights", "kv_cache", "activations", "buffers", "reserve", "fragmentation")
+
+
+REPLICATED = (
+    "q_a_proj",
+    "kv_a_proj_with_mqa",
+    "indexer.wq_b",
+    "indexer.wk",
+    "indexer.weights_proj",
+)
+"""Projections that tensor parallelism does not split."""
 
 
 @dataclass(frozen=True)
@@ -38,40 +48,52 @@ class MemoryTerms:
 
 
 def attention_weight_bytes(
-    attention: Attention, hidden: int, tp: FloatArray, precision: Precision
+    attention: Attention | Recurrent, hidden: int, tp: FloatArray, precision: Precision
 ) -> FloatArray:
     """One layer's attention weights on one device of a tensor-parallel group of `tp`.
 
     Query and output heads are split; KV heads are split down to one per device and then
-    replicated; MLA's down-projections to the latents are replicated.
+    replicated; MLA's down-projections to the latents, and its indexer, are replicated.
     """
     shards = attention.projections(hidden)
+    extra = attention.parameters(hidden) - sum(shards.values())  # norms, biases, sinks: bf16
+    if isinstance(attention, Recurrent):
+        split = attention.projections_on_device(hidden, tp)
+        return split * precision.bytes("attention") + extra * ACTIVATION_BYTES
     kv_share = np.maximum(1.0 / tp, 1.0 / attention.kv_heads)
     total = np.zeros_like(tp)
     for name, count in shards.items():
         if name in ("k_proj", "v_proj"):
             total = total + count * kv_share
-        elif name in ("q_a_proj", "kv_a_proj_with_mqa"):
+        elif name in REPLICATED:
             total = total + count
         else:
             total = total + count / tp
-    extra = attention.parameters(hidden) - sum(shards.values())  # norms, biases, sinks: bf16
     return total * precision.bytes("attention") + extra * ACTIVATION_BYTES
 
 
 def kv_bytes_per_sequence(
-    attention: Attention, tokens: FloatArray, tp: FloatArray, cp: FloatArray, precision: Precision
+    attention: Attention | Recurrent,
+    tokens: FloatArray,
+    tp: FloatArray,
+    cp: FloatArray,
+    precision: Precision,
 ) -> FloatArray:
     """One layer's cache of one sequence of `tokens` on one device.
 
     Context parallelism splits the tokens; tensor parallelism splits KV heads down to one;
-    MLA's latent is whole on every device. A window caps the tokens kept.
+    MLA's latent is whole on every device, and so are an indexer's keys. A window caps the
+    tokens kept. A recurrent layer has a state in place of a cache, of the same size at any
+    length, split by heads over tensor parallelism alone.
     """
+    if isinstance(attention, Recurrent):
+        return attention.state_bytes_on_device(tp) + 0.0 * tokens
     kept = np.minimum(tokens, attention.window_tokens) if attention.window_tokens else tokens
     share = np.ones_like(tp)
     if attention.kind == "gqa":
         share = np.maximum(1.0 / tp, 1.0 / attention.kv_heads)
-    result: FloatArray = kept * attention.kv_elements_per_token * share / cp * precision.bytes("kv")
+    per_token = attention.kv_elements_per_token * share * precision.bytes("kv")
+    result: FloatArray = kept * (per_token + attention.index_bytes_per_token) / cp
     return result
 
 
@@ -100,11 +122,13 @@ def replica_memory(
     for group in model.groups:
         ffn = group.feed_forward
         dense = (ffn.dense_parameters(hidden) + ffn.shared_parameters(hidden)) / dense_tp
+        dense = dense + ffn.latent_parameters(hidden)
+        norms = hidden if ffn.is_absent else 2 * hidden
         layer_weights.append(
             attention_weight_bytes(group.attention, hidden, tp, precision)
             + dense * precision.bytes("ffn")
             + ffn.routed_parameters(hidden) / (tp_f * ep_f) * precision.bytes("experts")
-            + (ffn.router_parameters(hidden) + 2 * hidden) * ACTIVATION_BYTES
+            + (ffn.router_parameters(hidden) + norms) * ACTIVATION_BYTES
         )
         layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
     table = model.vocab * hidden * ACTIVATION_BYTES / tp
@@ -154,15 +178,14 @@ def _activation_bytes(model: ModelArchitecture, layouts: Layouts, work: StepWork
     widest = np.zeros((1, 1))
     for group in model.groups:
         attention, ffn = group.attention, group.feed_forward
-        heads = (attention.heads + 2 * attention.kv_heads) * attention.head_dim
-        wide = tokens * heads / _column(layouts.tp_a)
+        wide = tokens * attention.activation_width / _column(layouts.tp_a)
         dense_width = ffn.shared_intermediate if ffn.is_moe else ffn.intermediate
         own = pooled if not model.is_moe else tokens
         middle = own * 2.0 * dense_width / dense_shards(model, layouts)
         if ffn.is_moe:
             pairs = pooled * ffn.top_k / _column(layouts.ep_f)
             middle = middle + pairs * (
-                2.0 * ffn.intermediate / _column(layouts.tp_f) + model.hidden
+                2.0 * ffn.intermediate / _column(layouts.tp_f) + (ffn.latent or model.hidden)
             )
         widest = np.maximum(widest, np.maximum(wide, middle))
     logits = work.sampled * model.vocab / _column(layouts.tp_a) * 4.0

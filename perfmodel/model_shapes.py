@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perfmodel.layer_shapes import LayerGroup, require, require_counts
+from perfmodel.checks import require, require_counts
+from perfmodel.layer_shapes import LayerGroup
+from perfmodel.recurrent_shapes import Recurrent
 
 #: Keys of `ModelArchitecture.parameters_by_module`, each with the name under which
 #: `quantized_modules` speaks of it. Embedding, LM head, router and norms stay in the
@@ -27,9 +29,6 @@ QUANTIZATION_GROUP: dict[str, str] = {
 
 #: What `ModelArchitecture.quantized_modules` may hold.
 QUANTIZABLE: frozenset[str] = frozenset(QUANTIZATION_GROUP.values()) - {""}
-
-# Every supported decoder layer normalises the input of its attention and of its FFN.
-_NORMS_PER_LAYER = 2
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,12 @@ class ModelArchitecture:
 
     @property
     def norm_parameters(self) -> int:
-        """Weights of the norms on the residual stream, the final one included."""
-        return (_NORMS_PER_LAYER * self.layers + 1) * self.hidden
+        """Weights of the norms on the residual stream, the final one included.
+
+        Every decoder layer normalises the input of its attention, and of its FFN if it has one.
+        """
+        norms = sum(group.count * (1 + (not group.feed_forward.is_absent)) for group in self.groups)
+        return (norms + 1) * self.hidden
 
     def attention_parameters(self, group: LayerGroup) -> int:
         """Attention weights of one layer of `group`."""
@@ -133,8 +136,9 @@ class ModelArchitecture:
         return group.feed_forward.routed_parameters(self.hidden)
 
     def shared_parameters(self, group: LayerGroup) -> int:
-        """Weights of the shared experts of one layer of `group`."""
-        return group.feed_forward.shared_parameters(self.hidden)
+        """Weights of the shared experts of one layer of `group`, and around its routed ones."""
+        ffn = group.feed_forward
+        return ffn.shared_parameters(self.hidden) + ffn.latent_parameters(self.hidden)
 
     def router_parameters(self, group: LayerGroup) -> int:
         """Router weights of one layer of `group`."""
@@ -184,20 +188,40 @@ class ModelArchitecture:
         quantized = QUANTIZATION_GROUP[module] in self.quantized_modules
         return self.quantization if quantized else "bf16"
 
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether any layer keeps a state in place of keys and values."""
+        return any(isinstance(group.attention, Recurrent) for group in self.groups)
+
     def kv_bytes_per_token(self, kv_bytes_per_element: float) -> float:
         """Cache bytes one token adds over all layers, before windows cap them.
 
         Args:
             kv_bytes_per_element: 2 for bf16, 1 for fp8.
         """
-        elements = sum(g.count * g.attention.kv_elements_per_token for g in self.groups)
-        return elements * kv_bytes_per_element
+        total = 0.0
+        for group in self.groups:
+            elements = group.attention.kv_elements_per_token * kv_bytes_per_element
+            total += group.count * (elements + group.attention.index_bytes_per_token)
+        return total
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of one sequence's recurrent states over all layers, whatever its length."""
+        return float(
+            sum(
+                group.count * group.attention.state_bytes
+                for group in self.groups
+                if isinstance(group.attention, Recurrent)
+            )
+        )
 
     def kv_bytes(self, context_tokens: int, kv_bytes_per_element: float) -> float:
-        """Cache bytes of one sequence of `context_tokens`, windowed layers capped."""
-        elements = 0
+        """Cache bytes of one sequence of `context_tokens`, windowed layers capped, states added."""
+        total = self.state_bytes
         for group in self.groups:
             window = group.attention.window_tokens or context_tokens
             kept_tokens = min(window, context_tokens)
-            elements += group.count * group.attention.kv_elements_per_token * kept_tokens
-        return elements * kv_bytes_per_element
+            elements = group.attention.kv_elements_per_token * kv_bytes_per_element
+            total += group.count * kept_tokens * (elements + group.attention.index_bytes_per_token)
+        return total

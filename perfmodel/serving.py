@@ -272,7 +272,7 @@ def readings(model: ModelArchitecture, degrees: Degrees) -> Iterator[list[Layout
     size = 2 ** int(np.log2(min(world, LARGEST_GROUP)))
     for devices in [size] if world > 1 else [2, 4, 8, 16, 32]:
         tier = [_layout(pp, 1, devices, 1, devices)]
-        if all(group.attention.heads % devices == 0 for group in model.groups):
+        if all(group.attention.splits_over(np.array(devices)) for group in model.groups):
             tier += [_layout(pp, devices, 1, 1, devices), _layout(pp, devices, 1, devices, 1)]
         yield tier
 

@@ -153,10 +153,12 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"(utilization {fleet.qps / (pool.replicas * pool.qps_per_replica):.0%})"
         )
     if moving:
-        per_token = space.problem.model.kv_bytes(1, 1.0)
+        per_token = space.problem.model.kv_bytes_per_token(1.0)
+        state = space.problem.model.state_bytes
+        kept = f" and {state / 1e6:,.0f} MB of recurrent states" if state else ""
         lines.append(
             f"KV transfer {format_time(moving)}: {per_token:,.0f} cache elements per token, "
-            f"{traffic.mean_new_tokens:,.0f} tokens"
+            f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
         )
     for host in fleet.hosts:
         lines.append(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel import phases
+from perfmodel.architecture import Recurrent
 from perfmodel.database import PerfStore
 from perfmodel.layout import Layouts
 from perfmodel.operators import Operators
@@ -250,9 +251,15 @@ class Space:
         return np.asarray(late <= 1.0 - target.percentile / 100.0 + 1e-12)
 
     def _kv_heads(self) -> int:
+        # Ranks share a sequence's cache only as far as its heads go; so they do its states.
+        mixers = {group.attention for group in self.problem.model.groups}
         return min(
-            1 if group.attention.kind == "mla" else group.attention.kv_heads
-            for group in self.problem.model.groups
+            mixer.key_heads
+            if isinstance(mixer, Recurrent)
+            else 1
+            if mixer.kind == "mla"
+            else mixer.kv_heads
+            for mixer in mixers
         )
 
 

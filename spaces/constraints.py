@@ -50,7 +50,7 @@ def structure_constraints(model: ModelArchitecture) -> list[LayoutConstraint]:
 
     Heads divide over tensor parallelism (KV heads may be replicated, evenly); FFN columns
     divide; experts divide over expert parallelism, which a dense model has none of; every
-    pipeline stage holds a layer.
+    pipeline stage holds a layer; recurrent layers take a sequence whole.
     """
     constraints = [
         LayoutConstraint("pipeline stages", ("pp",), lambda d: d["pp"] <= model.layers),
@@ -61,14 +61,10 @@ def structure_constraints(model: ModelArchitecture) -> list[LayoutConstraint]:
         # they are several replicas, which the fleet counts as such.
         return np.asarray(d["dp_a"] == 1) | (d["tp_f"] * d["ep_f"] > d["tp_a"] * d["cp_a"])
 
-    heads = sorted({(g.attention.heads, g.attention.kv_heads) for g in model.groups})
+    mixers = list(dict.fromkeys(group.attention for group in model.groups))
 
     def heads_divide(d: Degrees) -> BoolArray:
-        tp = d["tp_a"]
-        ok = np.ones(tp.shape, dtype=bool)
-        for q, kv in heads:
-            ok &= (q % tp == 0) & ((kv % tp == 0) | (tp % kv == 0))
-        return ok
+        return np.asarray(np.all([mixer.splits_over(d["tp_a"]) for mixer in mixers], axis=0))
 
     widths = sorted(
         {g.feed_forward.intermediate for g in model.groups if g.feed_forward.is_moe == model.is_moe}
@@ -91,6 +87,13 @@ def structure_constraints(model: ModelArchitecture) -> list[LayoutConstraint]:
         )
     )
     constraints.append(LayoutConstraint("attention heads", ("tp_a",), heads_divide))
+    if model.is_recurrent:
+        # A recurrence passes over a sequence in order: no engine splits one over devices.
+        constraints.append(
+            LayoutConstraint(
+                "recurrent layers without context parallelism", ("cp_a",), lambda d: d["cp_a"] == 1
+            )
+        )
     constraints.append(LayoutConstraint("FFN columns", ("tp_f",), columns_divide))
     constraints.append(LayoutConstraint("experts", ("ep_f",), experts_divide))
     return constraints
@@ -176,7 +179,7 @@ def least_latency_s(
         routed = np.ceil(ffn.top_k / ep) * ffn.expert_parameters(hidden) / tp_f
         streamed += group.count * (
             attention
-            + dense / dense_tp * precision.bytes("ffn")
+            + (dense / dense_tp + ffn.latent_parameters(hidden)) * precision.bytes("ffn")
             + routed * precision.bytes("experts")
         )
         compute_s += (
@@ -184,7 +187,7 @@ def least_latency_s(
             * 2.0
             * (
                 sum(group.attention.projections(hidden).values()) / rate("attention")
-                + dense / rate("ffn")
+                + (dense + ffn.latent_parameters(hidden)) / rate("ffn")
                 + ffn.top_k * ffn.expert_parameters(hidden) / rate("experts")
             )
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from perfmodel.architecture import ModelArchitecture
+from perfmodel.architecture import Attention, ModelArchitecture
 from perfmodel.collect.adaptive import Axis, Slice
 
 FAMILIES = ("gemm", "attention_generation", "elementwise", "attention_context", "kv_transfer")
@@ -94,7 +94,7 @@ def of_model(model: ModelArchitecture, device: str, families: Iterable[str]) -> 
     rows = Axis("m", _powers(1, 65536 if cuda else 4096, 2 if cuda else 4))
     for group in model.groups:
         attention, ffn, hidden = group.attention, group.feed_forward, model.hidden
-        if attention.kind != "gqa":
+        if not isinstance(attention, Attention) or attention.kind != "gqa":
             continue
         heads = (attention.heads, attention.kv_heads, attention.head_dim)
         qkv = (attention.heads + attention.kv_heads) * attention.head_dim

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import LayerGroup
+from perfmodel.architecture import Attention, LayerGroup
 from perfmodel.layout import Layouts
 from perfmodel.modules.base import (
     LAYER,
@@ -37,6 +37,7 @@ def grouped_query(
 ) -> Iterator[Call]:
     """Grouped-query attention: projections, rotary embedding, attention, output."""
     attention, hidden = group.attention, kit.model.hidden
+    assert isinstance(attention, Attention)
     shapes = Shapes(layouts, "tp_a", "cp_a")
     tp, cp = shapes["tp_a"], shapes["cp_a"]
     heads = attention.heads / tp
@@ -48,7 +49,8 @@ def grouped_query(
         return Call(name, module, LAYER, g, time, shapes.index)
 
     yield call("input_norm", kit.norm(tokens))
-    yield call("qkv_proj", kit.gemm("attention", tokens, qkv, hidden))
+    gate = heads * attention.head_dim if attention.output_gate else 0.0
+    yield call("qkv_proj", kit.gemm("attention", tokens, qkv + gate, hidden))
     rotated = ("rope", tokens, (heads + kv_heads) * attention.head_dim)
     yield call("rope_and_cache", kit.memory_pass(tokens * qkv * 2 * ACTIVATION_BYTES, rotated))
     common = {
@@ -61,7 +63,7 @@ def grouped_query(
     if work.prefill_sequences.any():
         dtype = "fp8" if kv_dtype == "fp8" and kit.peak("attention") == "fp8" else "bf16"
         time = kit.ops.context.time(
-            {"dtype": dtype, "kv_dtype": kv_dtype}, common | _context_shape(work, cp)
+            {"dtype": dtype, "kv_dtype": kv_dtype}, common | context_shape(work, cp)
         )
         kv_width = kv_heads * (attention.head_dim + attention.v_head_dim)
         yield from _context(kit, call, Group(cp, tp), work, time, kv_width)
@@ -69,9 +71,12 @@ def grouped_query(
         time = kit.ops.generation.time(
             {"dtype": "bf16", "kv_dtype": kv_dtype},
             # Like the cache, what a window keeps of it is spread over context parallelism.
-            common | _generation_shape(work, cp) | {"window_tokens": attention.window_tokens / cp},
+            common | generation_shape(work, cp) | {"window_tokens": attention.window_tokens / cp},
         )
         yield from _generation(kit, call, Group(cp, tp), work, time, heads * attention.v_head_dim)
+    if attention.output_gate:
+        moved = tokens * heads * attention.v_head_dim * 3 * ACTIVATION_BYTES
+        yield call("output_gate", kit.memory_pass(moved))
     yield call("output_proj", kit.gemm("attention", tokens, hidden, heads * attention.v_head_dim))
 
 
@@ -80,6 +85,7 @@ def latent(
 ) -> Iterator[Call]:
     """Multi-head latent attention: expanded in prefill, absorbed in decode."""
     attention, hidden = group.attention, kit.model.hidden
+    assert isinstance(attention, Attention)
     shapes = Shapes(layouts, "tp_a", "cp_a")
     tp, cp = shapes["tp_a"], shapes["cp_a"]
     heads = attention.heads / tp
@@ -110,7 +116,7 @@ def latent(
         )
         yield call("kv_up_proj", where_present(work.prefill_sequences > 0, up))
         time = kit.ops.mla_context.time(
-            {"dtype": "bf16", "kv_dtype": kv_dtype}, {"heads": heads, **_context_shape(work, cp)}
+            {"dtype": "bf16", "kv_dtype": kv_dtype}, {"heads": heads, **context_shape(work, cp)}
         )
         yield from _context(kit, call, Group(cp, tp), work, time, latent)
     if work.decode_sequences.any():
@@ -123,13 +129,13 @@ def latent(
             yield call(f"absorb_{stage}", where_present(work.decode_sequences > 0, time))
         time = kit.ops.mla_generation.time(
             {"dtype": "bf16", "kv_dtype": kv_dtype},
-            {"heads": heads, **_generation_shape(work, cp)},
+            {"heads": heads, **generation_shape(work, cp)},
         )
         yield from _generation(kit, call, Group(cp, tp), work, time, heads * attention.kv_lora_rank)
     yield call("output_proj", kit.gemm("attention", tokens, hidden, heads * attention.v_head_dim))
 
 
-def _context_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
+def context_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
     """Prefill on one context-parallel rank.
 
     Each takes 1/cp of the queries, paired from both ends of the sequence so that the causal
@@ -143,7 +149,7 @@ def _context_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
     }
 
 
-def _generation_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
+def generation_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:
     """Decode on one context-parallel rank: every sequence, 1/cp of its cache."""
     return {
         "batch": np.maximum(work.decode_sequences, 1.0),
@@ -167,10 +173,25 @@ def _context(
     """
     prefilling = work.prefill_sequences > 0
     yield call("context_attention", where_present(prefilling, time))
+    yield gather_cache(kit, call, ranks, work, cache_width * kit.precision.bytes("kv"))
+
+
+def gather_cache(
+    kit: ModuleKit,
+    call: NamedCall,
+    ranks: Group,
+    work: StepWork,
+    token_bytes: FloatArray | float,
+) -> Call:
+    """The prompts' cache brought to every context-parallel rank.
+
+    Args:
+        token_bytes: cache of one token on one device.
+    """
     tokens = work.prefill_sequences * (work.prefill_tokens + work.prefix_tokens)
-    payload = tokens * cache_width * kit.precision.bytes("kv")
-    gather = kit.ops.collectives.all_gather(ranks, payload)
-    yield call("context_all_gather", where_present(prefilling, gather), "communication")
+    gather = kit.ops.collectives.all_gather(ranks, tokens * token_bytes)
+    gather = where_present(work.prefill_sequences > 0, gather)
+    return call("context_all_gather", gather, "communication")
 
 
 def _generation(
@@ -188,6 +209,18 @@ def _generation(
     """
     decoding = work.decode_sequences > 0
     yield call("generation_attention", where_present(decoding, time))
+    yield combine_partial(kit, call, ranks, work, output_width)
+
+
+def combine_partial(
+    kit: ModuleKit,
+    call: NamedCall,
+    ranks: Group,
+    work: StepWork,
+    output_width: FloatArray | float,
+) -> Call:
+    """The merging of what context-parallel ranks found in their parts of the cache."""
     partial = work.decoded * output_width * 2 * ACTIVATION_BYTES
     combine = kit.ops.collectives.all_reduce(ranks, partial)
-    yield call("context_combine", where_present(decoding, combine), "communication")
+    combine = where_present(work.decode_sequences > 0, combine)
+    return call("context_combine", combine, "communication")

@@ -41,7 +41,8 @@ def _reduce(
     tokens = rank_tokens(work, shapes["cp_a"])
     tp = Group(shapes["tp_a"], np.ones_like(shapes["tp_a"]))
     time = kit.ops.collectives.all_reduce(tp, tokens * token_bytes)
-    for name in ("attention_all_reduce", "ffn_all_reduce"):
+    names = ("attention_all_reduce", "ffn_all_reduce")
+    for name in names[:1] if group.feed_forward.is_absent else names:
         yield Call(name, "communication", LAYER, g, time, shapes.index)
 
 
@@ -66,12 +67,13 @@ def _redistribute(
         top_k = group.feed_forward.top_k
         shared = np.maximum(per_device * ffn["tp_f"], 1.0)
         sent = QUANTIZED_BYTES[kit.peak("experts")]
-        dispatch = collectives.dispatch(experts, kit.model.hidden * sent, shared, top_k)
+        width = group.feed_forward.latent or kit.model.hidden
+        dispatch = collectives.dispatch(experts, width * sent, shared, top_k)
         yield call("dispatch", dispatch, ffn)
-        combine = collectives.dispatch(experts, token_bytes, shared, top_k)
+        combine = collectives.dispatch(experts, width * ACTIVATION_BYTES, shared, top_k)
         yield call("combine", combine, ffn)
         inner = shared
-    elif kit.model.is_moe:
+    elif kit.model.is_moe or group.feed_forward.is_absent:
         inner = None  # a dense layer among expert layers runs whole on each device
     else:
         inner = group_tokens(work, ffn)

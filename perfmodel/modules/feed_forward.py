@@ -65,6 +65,10 @@ def routed(
     yield Call("ffn_norm", "ffn", LAYER, g, kit.norm(tokens), own.index)
     router = kit.ops.gemm.time({"dtype": "bf16"}, {"m": tokens, "n": ffn.experts, "k": hidden})
     yield Call("router", "ffn", LAYER, g, router, own.index)
+    for name, n, k in (("down", ffn.latent, hidden), ("up", hidden, ffn.latent)):
+        if ffn.latent:
+            time = kit.gemm("ffn", tokens, n, k)
+            yield Call(f"latent_{name}_proj", "ffn", LAYER, g, time, own.index)
     shapes = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f", "decode_copies")
     one = np.ones_like(shapes["tp_f"])
     time = kit.ops.experts.time(
@@ -75,7 +79,7 @@ def routed(
         },
         {
             "tokens": group_tokens(work, shapes),
-            "hidden": hidden * one,
+            "hidden": (ffn.latent or hidden) * one,
             "intermediate": ffn.intermediate * one,
             "top_k": ffn.top_k * one,
             "experts": ffn.experts * one,

@@ -18,7 +18,15 @@ from perfmodel.operators.collective import Collectives, Group
 from perfmodel.operators.elementwise import Elementwise
 from perfmodel.operators.gemm import Gemm
 from perfmodel.operators.mla import MlaAbsorb, MlaContext, MlaGeneration
+from perfmodel.operators.mla_block import MlaContextModule, MlaGenerationModule
 from perfmodel.operators.moe import RoutedExperts
+from perfmodel.operators.recurrent import (
+    DeltaNetConvolution,
+    DeltaNetScan,
+    MambaConvolution,
+    MambaScan,
+)
+from perfmodel.operators.sparse_attention import SparseContextModule, SparseGenerationModule
 
 if TYPE_CHECKING:
     from perfmodel.database import PerfStore
@@ -37,6 +45,14 @@ class Operators:
         self.mla_context = MlaContext(device, engine, store)
         self.mla_generation = MlaGeneration(device, engine, store)
         self.mla_absorb = MlaAbsorb(device, engine, store)
+        self.mla_context_block = MlaContextModule(device, engine, store)
+        self.mla_generation_block = MlaGenerationModule(device, engine, store)
+        self.sparse_context = SparseContextModule(device, engine, store)
+        self.sparse_generation = SparseGenerationModule(device, engine, store)
+        self.delta_convolution = DeltaNetConvolution(device, engine, store)
+        self.delta_scan = DeltaNetScan(device, engine, store)
+        self.mamba_convolution = MambaConvolution(device, engine, store)
+        self.mamba_scan = MambaScan(device, engine, store)
         self.experts = RoutedExperts(device, engine, store)
         self.elementwise = Elementwise(device, engine, store)
         self.collectives = Collectives(device, engine, store)

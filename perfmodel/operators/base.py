@@ -100,6 +100,7 @@ class OperatorModel(ABC):
         similar: for a slice column, by how many octaves per octave of it each axis is read
             further up in a slice that stands in: twice the heads at a batch keep a device as
             busy as half of them at twice the batch.
+        beside: columns that the roofline reads besides axes and slices.
         efficiency: fractions of the compute, memory and link roofline reached where
             nothing was measured.
         floor_is_exact: the roofline holds for every shape; False where it is an expectation,
@@ -111,6 +112,7 @@ class OperatorModel(ABC):
     axes: ClassVar[tuple[str, ...]]
     slices: ClassVar[Mapping[str, float]] = {}
     similar: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    beside: ClassVar[tuple[str, ...]] = ()
     efficiency: ClassVar[Roofline] = TYPICAL
     launch_s: ClassVar[float] = 3e-6
     floor_is_exact: ClassVar[bool] = True
@@ -253,9 +255,13 @@ class OperatorModel(ABC):
 
         return frame.filter(*(pl.col(name) == value for name, value in categories.items()))
 
+    def columns(self, rows: pl.DataFrame) -> dict[str, FloatArray]:
+        """What rows of the table say of a shape, by column."""
+        names = [*self.slices, *self.axes, *self.beside]
+        return {name: rows[name].to_numpy().astype(float) for name in names}
+
     def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
-        names = [*self.slices, *self.axes]
-        columns = {name: rows[name].to_numpy().astype(float) for name in names}
+        columns = self.columns(rows)
         floor = np.broadcast_to(largest(self.roofline(categories, columns)), (len(rows),))
         table_axes = self.coordinates(columns)
         times = rows["time_s"].to_numpy().astype(float)

@@ -446,3 +446,17 @@ def test_the_package_offers_its_names_to_a_fresh_interpreter() -> None:
     code = "from planner import Plan, Query, load_query, solve; print(callable(solve))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "True"
+
+
+@pytest.mark.parametrize("device", ["h200_sxm", "b200_sxm"])
+def test_a_model_with_recurrent_layers_is_planned(device: str, solved: Callable[..., Plan]) -> None:
+    plan = solved(
+        model="Qwen/Qwen3.5-397B-A17B-FP8",
+        devices=[device],
+        workload={"qps": 1, "input_tokens": 2000, "output_tokens": 200},
+        slo={"ttft": "3s", "ttit": "50ms"},
+        search={"max_replica_devices": 8},
+    )
+    pools = plan.best.pools
+    assert pools
+    assert all("CP" not in str(pool.layout).replace("CP1", "") for pool in pools)
