@@ -13,8 +13,8 @@ import numpy as np
 
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.collect import grids
-from perfmodel.collect.adaptive import QUANTILE, Refinement, Slice
-from perfmodel.collect.journal import Journal, row_id
+from perfmodel.collect.adaptive import QUANTILE, Refinement, Slice, Start
+from perfmodel.collect.journal import Journal, RowId, row_id
 from perfmodel.collect.measure import Bench, Key, Machine, Sample
 from perfmodel.collect.results import (
     FamilyReport,
@@ -188,12 +188,15 @@ class _Run:
         machine = self.machine()
         rooflines = Rooflines(provisional_device(self.name, machine))
         under_way: list[Refinement] = []
+        starts: dict[RowId, Start] = {}
         for part in parts:
+            texts = {name: v for name, v in part.fixed.items() if isinstance(v, str)}
             refinement = Refinement(
                 part,
-                lambda key, family=part.family: rooflines.floor_s(family, key),  # type: ignore[misc]
+                lambda key, family=part.family: rooflines.work_s(family, key),  # type: ignore[misc]
                 lambda key, family=part.family: self.row(family, key, rooflines),  # type: ignore[misc]
                 self.bound,
+                starts.setdefault(row_id(part.family, texts), Start()),
             )
             self.say(f"{part}: coarse grid")
             refinement.coarse()
@@ -206,7 +209,7 @@ class _Run:
             own = [i for i in urgency if under_way[i].part.family == family]
             i = max(own, key=lambda i: urgency[i])
             refinement = under_way[i]
-            self.say(f"{refinement.part}: {len(refinement.ratios)} points")
+            self.say(f"{refinement.part}: {len(refinement.times)} points")
             begin = time.monotonic()
             refinement.round()
             given[family] += time.monotonic() - begin

@@ -22,8 +22,6 @@ Rows = Mapping[RowId, Sample | None]
 
 ORIGIN = "perfmodel.collect"
 LICENCE = "LicenseRef-own-measurement"
-NO_PEAK = ("elementwise", "kv_transfer")
-"""Families whose operands lie in the cache or beyond a link: they say nothing of the peaks."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,8 @@ def raised_peaks(name: str, machine: Machine, rows: Rows) -> Machine:
     factor = dict.fromkeys(peaks, 1.0)
     bandwidth = 1.0
     for (family, items), sample in rows.items():
-        if sample is None or family in NO_PEAK:
+        # Operands in the cache, or beyond a link, say nothing of the peaks.
+        if sample is None or not rooflines.exact(family):
             continue
         key = dict(items)
         roofline = rooflines.of(family, key)

@@ -259,15 +259,13 @@ class OperatorModel(ABC):
         sound = (times >= floor) | (not self.floor_is_exact)
         if not sound.any():
             times, sound = np.array(floor), np.ones(len(rows), dtype=bool)
-        start_s = float(times[sound].min())
         work = np.broadcast_to(self.work(categories, columns), (len(rows),))
-        ratio = times / (work + start_s)
-        return RatioTable.build(
+        return RatioTable.of_times(
             keys=_columns(columns, self.slices, len(rows))[sound],
             weights=list(self.slices.values()),
             coordinates=_columns(table_axes, self.axes, len(rows))[sound],
-            ratio=ratio[sound],
-            start_s=start_s,
+            times=times[sound],
+            work=work[sound],
         )
 
 
