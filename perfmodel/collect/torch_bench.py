@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.collect.measure import Key, Machine, Sample, repeat
-from perfmodel.collect.torch_ops import Operation, Pool, build
+from perfmodel.collect.torch_ops import build
+from perfmodel.collect.torch_pool import Built, Pool
 from perfmodel.errors import InputError
 
 LOOP_S = 2e-4
@@ -44,6 +45,10 @@ a scheduler's slice, 4 or 8 ms. Where the machine is busy throughout, that is wh
 and only the spread tells: wait, or measure one thread (`OMP_NUM_THREADS=1`), of which the
 time it had a core is taken.
 """
+
+LONG_S = 5e-3
+"""A timing of one thread that lasts so long is not repeated: what a preemption costs it, the
+refilling of a cache, is little."""
 
 HOUSEKEEPING_S = 0.05
 """One preemption in so many seconds is nobody's fault."""
@@ -112,7 +117,7 @@ class TorchBench:
         torch = self.torch
         half = len(self.pool.data) // 2
         target, source = self.pool.data[:half], self.pool.data[half : 2 * half]
-        copy = self._time(lambda i: target.copy_(source), "copy")
+        copy = self._time(Built(lambda i: target.copy_(source), "copy"))
         bandwidth = 4.0 * half / copy.time_s
         stream = self.measure("gemm", {"dtype": "bf16", "m": 1, "n": 8192, "k": 8192})
         if stream is not None:
@@ -139,8 +144,7 @@ class TorchBench:
     def measure(self, family: str, key: Key) -> Sample | None:
         """Time one row; None if its operands exceed the pool or no kernel takes them."""
         try:
-            operation, kernel = build(self.pool, family, key, self.cuda)
-            return self._time(operation, kernel)
+            return self._time(build(self.pool, family, key, self.cuda))
         except (MemoryError, RuntimeError):
             # RuntimeError: out of device memory, or a shape that a kernel refuses.
             if self.cuda:
@@ -148,13 +152,13 @@ class TorchBench:
                 self.torch.cuda.empty_cache()
             return None
 
-    def _time(self, operation: Operation, kernel: str) -> Sample:
+    def _time(self, built: Built) -> Sample:
         if self.cuda:
-            return self._time_cuda(operation, kernel)
-        return _time_cpu(operation, kernel, self.torch.get_num_threads())
+            return self._time_cuda(built)
+        return _time_cpu(built, self.torch.get_num_threads())
 
-    def _time_cuda(self, operation: Operation, kernel: str) -> Sample:
-        torch = self.torch
+    def _time_cuda(self, built: Built) -> Sample:
+        torch, operation = self.torch, built.run
         stream = torch.cuda.Stream()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         with torch.cuda.stream(stream):
@@ -165,7 +169,7 @@ class TorchBench:
             end.record(stream)
         end.synchronize()
         eager = float(begin.elapsed_time(end)) * 1e-3
-        launches = max(1, min(MOST_LAUNCHES, round(GRAPH_S / max(eager, 1e-6))))
+        launches = _whole(min(MOST_LAUNCHES, round(GRAPH_S / max(eager, 1e-6))), built.cycle)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             for i in range(launches):
@@ -179,7 +183,7 @@ class TorchBench:
             return float(begin.elapsed_time(end)) * 1e-3 / launches
 
         once()
-        sample = repeat(once, kernel, at_least=3, at_most=15, seconds=3e-3 / launches)
+        sample = repeat(once, built.kernel, at_least=3, at_most=15, seconds=3e-3 / launches)
         graph.reset()
         return sample
 
@@ -190,7 +194,7 @@ class TorchBench:
         """Host to device copy rate from page-locked memory, bytes/s."""
         host = self.torch.empty(1 << 28, dtype=self.torch.uint8, pin_memory=True)
         target = self.pool.data.view(self.torch.uint8)[: 1 << 28]
-        sample = self._time(lambda i: target.copy_(host, non_blocking=True), "memcpy")
+        sample = self._time(Built(lambda i: target.copy_(host, non_blocking=True), "memcpy"))
         return float(1 << 28) / sample.time_s
 
     def _memory_bytes(self) -> float:
@@ -199,14 +203,20 @@ class TorchBench:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _time_cpu(operation: Operation, kernel: str, threads: int) -> Sample:
+def _whole(calls: int, cycle: int) -> int:
+    """At least so many calls, in whole cycles."""
+    return max(1, -(-calls // cycle)) * cycle
+
+
+def _time_cpu(built: Built, threads: int) -> Sample:
+    operation = built.run
     # Of one thread, the time it had a core: other processes' turns are not the operator's.
     clock = time.thread_time if threads == 1 else time.perf_counter
     operation(0)
     start = clock()
     operation(1)
     first = clock() - start
-    loop = max(1, round(LOOP_S / max(first, 1e-7)))
+    loop = _whole(round(LOOP_S / max(first, 1e-7)), built.cycle)
     position = 2
 
     def once() -> float:
@@ -220,11 +230,14 @@ def _time_cpu(operation: Operation, kernel: str, threads: int) -> Sample:
             took = clock() - start
             position += loop
             # Long timings meet the kernel's own housekeeping in any case.
-            if _preemptions() - before <= took / HOUSEKEEPING_S:
+            allowed = took / HOUSEKEEPING_S
+            if _preemptions() - before <= allowed or (threads == 1 and took > LONG_S):
                 break
         return took / loop
 
-    return repeat(once, kernel, at_least=5 if first < 0.05 else 3, at_most=41, seconds=0.15 / loop)
+    # A cycle of long calls is repeated less often than one call.
+    enough = 5 if first * built.cycle < 0.05 else 3 if built.cycle == 1 else 2
+    return repeat(once, built.kernel, at_least=enough, at_most=41, seconds=0.15 / loop)
 
 
 def _preemptions() -> int:

@@ -12,11 +12,11 @@ from perfmodel.collect.collection import Progress
 from perfmodel.collect.journal import RowId, row_id
 from perfmodel.collect.measure import Key
 from perfmodel.collect.results import Report
-from perfmodel.database import PerfStore
+from perfmodel.database import FAMILIES, PerfStore
 from perfmodel.engine import ENGINES, PYTORCH, engine_profile
 from perfmodel.errors import InputError
 from perfmodel.hardware import load_device
-from perfmodel.operators import Kind, Operators
+from perfmodel.operators import Kind, OperatorModel, Operators
 
 WANTED = ("gemm", "attention_generation")
 
@@ -116,9 +116,50 @@ def test_budget_is_kept_and_said(tmp_path: Path) -> None:
 
 def test_what_is_not_collected_is_noted(tmp_path: Path) -> None:
     report = collect(
-        "cpu", tmp_path, name="own", families=("moe",), bench=FormulaBench(), budget_s=5.0
+        "cpu", tmp_path, name="own", families=("mamba2",), bench=FormulaBench(), budget_s=5.0
     )
-    assert report.notes == ("moe: not collected; estimates are extrapolated or analytic",)
+    assert report.notes == ("mamba2: not collected; estimates are extrapolated or analytic",)
+
+
+LATENT_AND_EXPERTS = ("mla_context", "mla_generation", "mla_bmm", "moe")
+
+
+def test_estimates_use_latent_attention_and_experts(tmp_path: Path) -> None:
+    collect(
+        "cpu",
+        tmp_path,
+        name="own",
+        families=LATENT_AND_EXPERTS,
+        bench=FormulaBench(),
+        budget_s=300.0,
+        error_bound=0.5,
+    )
+    store = PerfStore([tmp_path], shipped=False)
+    operators = Operators(load_device("own", [tmp_path]), "pytorch", store)
+    models = {
+        model.family: model
+        for model in (
+            operators.mla_context,
+            operators.mla_generation,
+            operators.mla_absorb,
+            operators.experts,
+        )
+    }
+    for family in LATENT_AND_EXPERTS:
+        check_measured_points(store, models[family])
+
+
+def check_measured_points(store: PerfStore, model: OperatorModel, tolerance: float = 1e-4) -> None:
+    """Every stored row is found by the operator model that reads its family."""
+    frame = store.table("own", "pytorch", model.family)
+    assert frame is not None
+    columns = FAMILIES[model.family].key
+    for row in frame.iter_rows(named=True):
+        texts = {c.name: row[c.name] for c in columns if c.kind == "text"}
+        shape = {c.name: [[row[c.name]]] for c in columns if c.kind != "text"}
+        time = model.time(texts, shape)
+        assert time.kind[0, 0] == Kind.MEASURED, (model.family, row)
+        assert time.seconds[0, 0] == pytest.approx(row["time_s"], rel=tolerance)
 
 
 @pytest.mark.parametrize(
