@@ -6,17 +6,18 @@ from pathlib import Path
 
 import pytest
 from formula_bench import BANDWIDTH, FormulaBench, formula_s
+from measured_points import check_measured_points
 
 from perfmodel.collect import collect
 from perfmodel.collect.collection import Progress
 from perfmodel.collect.journal import RowId, row_id
 from perfmodel.collect.measure import Key
 from perfmodel.collect.results import Report
-from perfmodel.database import FAMILIES, PerfStore
+from perfmodel.database import PerfStore
 from perfmodel.engine import ENGINES, PYTORCH, engine_profile
 from perfmodel.errors import InputError
 from perfmodel.hardware import load_device
-from perfmodel.operators import Kind, OperatorModel, Operators
+from perfmodel.operators import Kind, Operators
 
 WANTED = ("gemm", "attention_generation")
 
@@ -147,19 +148,6 @@ def test_estimates_use_latent_attention_and_experts(tmp_path: Path) -> None:
     }
     for family in LATENT_AND_EXPERTS:
         check_measured_points(store, models[family])
-
-
-def check_measured_points(store: PerfStore, model: OperatorModel, tolerance: float = 1e-4) -> None:
-    """Every stored row is found by the operator model that reads its family."""
-    frame = store.table("own", "pytorch", model.family)
-    assert frame is not None
-    columns = FAMILIES[model.family].key
-    for row in frame.iter_rows(named=True):
-        texts = {c.name: row[c.name] for c in columns if c.kind == "text"}
-        shape = {c.name: [[row[c.name]]] for c in columns if c.kind != "text"}
-        time = model.time(texts, shape)
-        assert time.kind[0, 0] == Kind.MEASURED, (model.family, row)
-        assert time.seconds[0, 0] == pytest.approx(row["time_s"], rel=tolerance)
 
 
 @pytest.mark.parametrize(
