@@ -22,11 +22,14 @@ FAMILIES = (
     "attention_context",
     "mla_context",
     "kv_transfer",
+    "collective",
 )
 """In the order of measurement: products and decode first, long prompts late."""
 
 CUDA_ONLY = ("kv_transfer",)
 """Families of a link that a CPU does not have."""
+
+COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter", "alltoall")
 
 OPERATIONS = ("rms_norm", "silu_mul", "rope", "add")
 
@@ -78,8 +81,15 @@ def _powers(low: int, high: int, factor: int) -> tuple[int, ...]:
     return tuple(values)
 
 
-def slices(device: str, families: Iterable[str], fp8: bool = False) -> list[Slice]:
-    """The generic slices of some families, for `cpu` or `cuda`."""
+def slices(
+    device: str, families: Iterable[str], fp8: bool = False, groups: Iterable[int] = ()
+) -> list[Slice]:
+    """The generic slices of some families, for `cpu` or `cuda`.
+
+    Args:
+        fp8: the device multiplies in it.
+        groups: numbers of devices that collectives are run over.
+    """
     cuda = device == "cuda"
     step = 2 if cuda else 4
     found: list[Slice] = []
@@ -111,6 +121,13 @@ def slices(device: str, families: Iterable[str], fp8: bool = False) -> list[Slic
                     fixed |= {"blocks": blocks}
                     message = Axis("message_bytes", _powers(4096, 1 << 28, 4), 4096)
                     found.append(Slice("kv_transfer", fixed, (message,)))
+        elif family == "collective":
+            # Multiples of a page: every device gets as many whole elements.
+            message = Axis("message_bytes", _powers(4096, 1 << (28 if cuda else 24), 4), 4096)
+            for devices in groups:
+                for operation in COLLECTIVES:
+                    fixed = {"operation": operation, "dtype": "bf16", "devices": devices}
+                    found.append(Slice("collective", fixed, (message,)))
         elif family.startswith("mla_"):
             for heads in _CUDA_MLA_HEADS if cuda else _CPU_MLA_HEADS:
                 found += _latent(family, heads, cuda)

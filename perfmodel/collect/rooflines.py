@@ -16,11 +16,18 @@ from perfmodel.engine import PYTORCH
 from perfmodel.hardware import UNLIMITED, Device, Link
 from perfmodel.operators import Operators
 from perfmodel.operators.base import OperatorModel, Roofline, largest
+from perfmodel.operators.collective import NcclCollective
+
+LINK_LATENCY_S = 1e-5
+"""Assumed of every link: only their bandwidths are measured."""
 
 
 def provisional_device(name: str, machine: Machine) -> Device:
     """The machine as a device, with the peaks found before the tables were measured."""
-    link = machine.link_bytes_per_s or machine.memory_bandwidth_bytes_per_s
+    host = machine.link_bytes_per_s or machine.memory_bandwidth_bytes_per_s
+    links = [Link("host", UNLIMITED, host, LINK_LATENCY_S)]
+    if machine.peer_bytes_per_s:
+        links.insert(0, Link("peer", machine.peers, machine.peer_bytes_per_s, LINK_LATENCY_S))
     return Device(
         name=name,
         title=machine.title,
@@ -30,7 +37,7 @@ def provisional_device(name: str, machine: Machine) -> Device:
         tdp_w=machine.tdp_w or 1.0,
         host_devices=machine.devices,
         platform="weak-scale-out",
-        links=(Link("host", UNLIMITED, link, 1e-5),),
+        links=tuple(links),
     )
 
 
@@ -39,7 +46,9 @@ class Rooflines:
 
     def __init__(self, device: Device) -> None:
         self._link = device.network.bandwidth_bytes_per_s
-        operators = Operators(device, PYTORCH.name, PerfStore(shipped=False))
+        self.peer_bytes_per_s = device.fast_link.bandwidth_bytes_per_s
+        store = PerfStore(shipped=False)
+        operators = Operators(device, PYTORCH.name, store)
         self._models: dict[str, OperatorModel] = {
             "gemm": operators.gemm,
             "attention_context": operators.context,
@@ -49,6 +58,7 @@ class Rooflines:
             "mla_generation": operators.mla_generation,
             "mla_bmm": operators.mla_absorb,
             "moe": operators.experts,
+            "collective": NcclCollective(device, PYTORCH.name, store),
         }
 
     def floor_s(self, family: str, key: Key) -> float:

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.collect.measure import Key, Machine, Sample, repeat
+from perfmodel.collect.torch_group import Group, sizes
 from perfmodel.collect.torch_ops import build
 from perfmodel.collect.torch_pool import Built, Pool
 from perfmodel.errors import InputError
@@ -36,6 +37,9 @@ GRAPH_S = 2e-4
 """The same of one replay; events resolve 0.5 us."""
 
 MOST_LAUNCHES = 64
+
+PEER_BYTES = 1 << 24
+"""Gathered to find the rate between devices."""
 
 TRIES = 4
 """A timing in which another process took a core is repeated, at most so often in all.
@@ -77,6 +81,7 @@ class TorchBench:
 
     Args:
         device: `cpu`, or `cuda` (its current device).
+        world: processes to run collectives over: on CUDA one for each of so many devices.
         pool_bytes: operands' memory; 0 chooses three times the last-level cache on a CPU (at
             least 1 GiB) and 16 GiB on CUDA, at most 40 % of what is there.
 
@@ -84,19 +89,30 @@ class TorchBench:
         InputError: PyTorch is missing, or has no such device.
     """
 
-    def __init__(self, device: str, pool_bytes: int = 0) -> None:
+    def __init__(self, device: str, world: int = 1, pool_bytes: int = 0) -> None:
         if device not in ("cpu", "cuda"):
             raise InputError(f"device {device!r}: expected cpu or cuda")
         self.torch = import_torch()
         self.cuda = device == "cuda"
         if self.cuda and not self.torch.cuda.is_available():
             raise InputError("PyTorch finds no CUDA device; use cpu, or install a CUDA build")
+        if self.cuda and world > self.torch.cuda.device_count():
+            raise InputError(
+                f"a group of {world}: PyTorch finds {self.torch.cuda.device_count()} CUDA devices"
+            )
+        self.world = world
+        self._group: Group | None = None
         self.version = str(self.torch.__version__)
         self.variant = "graphs" if self.cuda else f"{self.torch.get_num_threads()} threads"
         self.torch.set_grad_enabled(False)
         memory = self._memory_bytes()
         wanted = pool_bytes or ((16 << 30) if self.cuda else max(1 << 30, 3 * cache_bytes()))
         self.pool = Pool(self.torch, device, int(min(wanted, 0.4 * memory)) // 2)
+
+    def close(self) -> None:
+        """End the processes that were started for collectives."""
+        if self._group is not None:
+            self._group.close()
 
     def machine(self) -> Machine:
         """Warm the clocks for a second, then time large products and streams."""
@@ -122,13 +138,22 @@ class TorchBench:
         stream = self.measure("gemm", {"dtype": "bf16", "m": 1, "n": 8192, "k": 8192})
         if stream is not None:
             bandwidth = max(bandwidth, 2.0 * 8192**2 / stream.time_s)
+        peer, peers = self._peer_link()
         if not self.cuda:
             details = {
                 "threads": str(torch.get_num_threads()),
                 "cache_bytes": str(cache_bytes()),
                 "pool_bytes": str(2 * len(self.pool.data)),
             }
-            return Machine(cpu_title(), self._memory_bytes(), bandwidth, peaks, details=details)
+            return Machine(
+                cpu_title(),
+                self._memory_bytes(),
+                bandwidth,
+                peaks,
+                peer_bytes_per_s=peer,
+                peers=peers,
+                details=details,
+            )
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         details = {"cuda": str(torch.version.cuda), "pool_bytes": str(2 * len(self.pool.data))}
         return Machine(
@@ -138,11 +163,15 @@ class TorchBench:
             peaks,
             devices=torch.cuda.device_count(),
             link_bytes_per_s=self._host_link(),
+            peer_bytes_per_s=peer,
+            peers=peers,
             details=details,
         )
 
     def measure(self, family: str, key: Key) -> Sample | None:
         """Time one row; None if its operands exceed the pool or no kernel takes them."""
+        if family == "collective":
+            return self._collective(key)
         try:
             return self._time(build(self.pool, family, key, self.cuda))
         except (MemoryError, RuntimeError):
@@ -196,6 +225,24 @@ class TorchBench:
         target = self.pool.data.view(self.torch.uint8)[: 1 << 28]
         sample = self._time(Built(lambda i: target.copy_(host, non_blocking=True), "memcpy"))
         return float(1 << 28) / sample.time_s
+
+    def _peer_link(self) -> tuple[float, int]:
+        """Bytes/s at which a large gathering reaches each device, and their number; or 0 and 1."""
+        if self.world < 2:
+            return 0.0, 1
+        devices = sizes(self.world)[-1]
+        key: dict[str, int | str] = {"operation": "all_gather", "dtype": "bf16"}
+        sample = self._collective(key | {"devices": devices, "message_bytes": PEER_BYTES})
+        if sample is None:
+            return 0.0, 1
+        return PEER_BYTES * (1.0 - 1.0 / devices) / sample.time_s, devices
+
+    def _collective(self, key: Key) -> Sample | None:
+        if self.world < 2:
+            return None
+        if self._group is None:
+            self._group = Group("cuda" if self.cuda else "cpu", self.world)
+        return self._group.measure(key)
 
     def _memory_bytes(self) -> float:
         if self.cuda:

@@ -226,8 +226,7 @@ class OperatorModel(ABC):
         if self.family not in FAMILIES:
             return None
         # Another engine's kernels on the same device are nearer than no measurement at all.
-        engines = [self.table_engine, *(e for e in ENGINES if e != self.table_engine)]
-        for engine in engines:
+        for engine in self.table_engines:
             frame = self.store.table(self.device.name, engine, self.family)
             if frame is None:
                 continue
@@ -242,6 +241,11 @@ class OperatorModel(ABC):
     def table_engine(self) -> str:
         """Under which engine's name the table is stored."""
         return self.engine
+
+    @property
+    def table_engines(self) -> tuple[str, ...]:
+        """Whose tables are looked into, in this order."""
+        return (self.table_engine, *(e for e in ENGINES if e != self.table_engine))
 
     def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
         import polars as pl

@@ -1,8 +1,10 @@
 """The real bench, where PyTorch is installed."""
 
 import sys
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from measured_points import check_measured_points
 
@@ -12,7 +14,8 @@ from perfmodel.collect.routing import bounds
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from perfmodel.hardware import load_device
-from perfmodel.operators import Operators
+from perfmodel.operators import Group, Kind, Operators
+from perfmodel.operators.collective import NcclCollective
 
 
 def test_a_missing_pytorch_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,3 +145,44 @@ def test_absorbed_decode_attends_as_the_expanded_keys_do() -> None:
         last = attend_latent(torch, absorbed, q[:, -1, :, 128:], cached, cos[-1], sin[-1])
         values = torch.einsum("bhl,hdl->bhd", last, weight[:, 128:])
         assert torch.allclose(values, mixed[:, -1], atol=1e-4)
+
+
+def test_collectives_between_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.distributed.is_available():
+        pytest.skip("this PyTorch has no torch.distributed")
+    small_bench(monkeypatch)
+    from perfmodel.collect.torch_bench import TorchBench
+
+    with closing(TorchBench("cpu", world=2, pool_bytes=1 << 22)) as bench:
+        report = collect(
+            "cpu",
+            tmp_path,
+            name="own",
+            families=("collective",),
+            bench=bench,
+            error_bound=100.0,
+            world=2,
+        )
+    assert report.machine.peers == 2
+    store = PerfStore([tmp_path], shipped=False)
+    device = load_device("own", [tmp_path])
+    assert [link.span for link in device.links][:-1] == [2]
+    frame = store.table("own", "pytorch", "collective")
+    assert frame is not None
+    assert set(frame["operation"]) >= {"all_reduce", "all_gather"}
+    check_measured_points(store, NcclCollective(device, "pytorch", store))
+    two = Group(np.array([[2.0]]), np.array([[1.0]]))
+    reduced = Operators(device, "pytorch", store).collectives.all_reduce(two, 4096.0)
+    assert reduced.kind[0, 0] == Kind.MEASURED
+
+
+def test_a_group_of_which_a_member_is_gone_measures_nothing() -> None:
+    pytest.importorskip("torch")
+    from perfmodel.collect.torch_group import Group as Members
+
+    key = {"operation": "all_reduce", "dtype": "bf16", "devices": 2, "message_bytes": 4096}
+    with closing(Members("cpu", 2)) as members:
+        members._members[1].kill()
+        assert members.measure(key) is None
+        assert members.measure(key) is None
