@@ -31,6 +31,7 @@ from typing import Any
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.breakdown import breakdown
 from perfmodel.collect import collect
+from perfmodel.collect.torch_bench import keep_freed_memory
 from perfmodel.database import PerfStore
 from perfmodel.engine import engine_profile
 from perfmodel.hardware import load_device
@@ -222,6 +223,8 @@ def compare(device: str, store: Path, config: dict[str, Any]) -> list[Row]:
     step = StepModel(model, hardware, engine, Precision(), operators, ROUTING)
     cases = CUDA_CASES if device == "cuda" else CPU_CASES
     torch.set_grad_enabled(False)
+    if device == "cpu":
+        keep_freed_memory()  # as the collection did
     batch = max(b for part in cases.values() for b, _ in part)
     longest = max(n for part in cases.values() for _, n in part) + 1
     kind = Llama if config["model_type"] == "llama" else DeepSeek

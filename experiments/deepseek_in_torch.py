@@ -83,10 +83,20 @@ class DeepSeek:
             absorbed = torch.bmm(plain[:, 0].transpose(0, 1), layer["absorb_query"])
             q = torch.cat((absorbed.transpose(0, 1), turned[:, 0]), -1)
             seen = cache[:batch, :end]
-            scores = torch.matmul(q * (self.nope + self.rope) ** -0.5, seen.transpose(1, 2))
-            mixed = torch.matmul(scores.softmax(-1), seen[..., : self.latent])
+            mixed = self._decode(q * (self.nope + self.rope) ** -0.5, seen)
             mixed = torch.bmm(mixed.transpose(0, 1), layer["absorb_value"]).transpose(0, 1)
         return F.linear(mixed.reshape(batch, new, -1), layer["out"])
+
+    def _decode(self, q: Any, seen: Any) -> Any:
+        if self.device == "cuda":
+            shares = torch.matmul(q, seen.transpose(1, 2)).softmax(-1)
+            return torch.matmul(shares, seen[..., : self.latent])
+        # Batched products on a CPU copy a cache that is cut from a longer one.
+        mixed = [
+            torch.mm(torch.mm(one, its.t()).softmax(-1), its[:, : self.latent])
+            for one, its in zip(q, seen, strict=True)
+        ]
+        return torch.stack(mixed)
 
     def _feed_forward(self, layer: Any, x: Any) -> Any:
         shape, x = x.shape, x.flatten(0, 1)

@@ -1,7 +1,8 @@
 """Timing operators with PyTorch, on a CPU or a CUDA device.
 
 **CPU.** A timing is a loop of calls long enough for the clock (0.2 ms), so it includes what
-PyTorch's dispatch of a call costs: a step in eager mode pays that too.
+PyTorch's dispatch of a call costs: a step in eager mode pays that too. The process keeps the
+memory that it frees (`keep_freed_memory`).
 
 **CUDA.** Launches are captured in a CUDA graph, each with other operands of the pool, and
 replayed between two events: launch overhead is left out, as in the engines' tables. A row
@@ -16,6 +17,7 @@ timed. Rebuilding the table between batches of midpoints adds about 1 ms per row
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import resource
@@ -56,6 +58,21 @@ refilling of a cache, is little."""
 
 HOUSEKEEPING_S = 0.05
 """One preemption in so many seconds is nobody's fault."""
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what it frees, as the allocators do that CPU services preload.
+
+    glibc by default gives large blocks back at once, and fetches them anew page by page: an
+    output beyond a threshold that moves with what was freed before then takes up to four times
+    as long. Returns whether the C library can be told so.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    no_mapping, never_trim = (-4, 0), (-1, 2**31 - 1)
+    return all(mallopt(*option) for option in (no_mapping, never_trim))
 
 
 def import_torch() -> Any:
@@ -105,6 +122,7 @@ class TorchBench:
         self.version = str(self.torch.__version__)
         self.variant = "graphs" if self.cuda else f"{self.torch.get_num_threads()} threads"
         self.torch.set_grad_enabled(False)
+        self._keeps = not self.cuda and keep_freed_memory()
         memory = self._memory_bytes()
         wanted = pool_bytes or ((16 << 30) if self.cuda else max(1 << 30, 3 * cache_bytes()))
         self.pool = Pool(self.torch, device, int(min(wanted, 0.4 * memory)) // 2)
@@ -144,6 +162,7 @@ class TorchBench:
                 "threads": str(torch.get_num_threads()),
                 "cache_bytes": str(cache_bytes()),
                 "pool_bytes": str(2 * len(self.pool.data)),
+                "freed_memory": "kept" if self._keeps else "as the C library does",
             }
             return Machine(
                 cpu_title(),

@@ -55,8 +55,15 @@ def attend_latent(torch: Any, absorbed: Any, rope: Any, cache: Any, cos: Any, si
     """
     turned = rotate(torch, rope, cos, sin)
     q = torch.cat((absorbed.transpose(0, 1), turned), dim=-1) * SCALE
-    shares = torch.matmul(q, cache.transpose(1, 2)).softmax(-1)
-    return torch.matmul(shares, cache[..., :LATENT])
+    if cache.is_cuda:
+        shares = torch.matmul(q, cache.transpose(1, 2)).softmax(-1)
+        return torch.matmul(shares, cache[..., :LATENT])
+    # Batched products on a CPU copy a cache that is cut from a longer one.
+    mixed = [
+        torch.mm(torch.mm(one, seen.t()).softmax(-1), seen[:, :LATENT])
+        for one, seen in zip(q, cache, strict=True)
+    ]
+    return torch.stack(mixed)
 
 
 def build_mla(pool: Pool, family: str, key: Key, on_cuda: bool) -> Built:
@@ -64,7 +71,7 @@ def build_mla(pool: Pool, family: str, key: Key, on_cuda: bool) -> Built:
     if family == "mla_context":
         return _context(pool, key, on_cuda)
     if family == "mla_generation":
-        return _generation(pool, key)
+        return _generation(pool, key, on_cuda)
     return _absorb(pool, key)
 
 
@@ -97,7 +104,7 @@ def _context(pool: Pool, key: Key, on_cuda: bool) -> Built:
     return Built(fused, f"{name} (cudnn, efficient)")
 
 
-def _generation(pool: Pool, key: Key) -> Built:
+def _generation(pool: Pool, key: Key, on_cuda: bool) -> Built:
     torch = pool.torch
     batch, context, heads = (int(key[name]) for name in ("batch", "context_tokens", "heads"))
     caches = pool.views((batch, context, LATENT + ROPE), most=MOST_VIEWS)
@@ -112,7 +119,8 @@ def _generation(pool: Pool, key: Key) -> Built:
         cache[:, -1] = latents(torch, down, norm, angles, angles)
         return attend_latent(torch, absorbed, rope, cache, angles, angles)
 
-    return Built(run, "torch rms_norm, rope, cat, matmul, softmax, matmul")
+    products = "matmul" if on_cuda else "mm, sequence by sequence"
+    return Built(run, f"torch rms_norm, rope, cat, {products}; softmax")
 
 
 def _absorb(pool: Pool, key: Key) -> Built:
