@@ -16,7 +16,7 @@ from perfmodel.architecture import ModelArchitecture
 from perfmodel.collect import grids
 from perfmodel.collect.adaptive import QUANTILE, Refinement, Slice, Start
 from perfmodel.collect.journal import Journal, RowId, row_id
-from perfmodel.collect.measure import Bench, Key, Machine, Sample
+from perfmodel.collect.measure import Bench, Key, Machine, Sample, UnavailableError
 from perfmodel.collect.results import (
     FamilyReport,
     Report,
@@ -120,6 +120,8 @@ def collect(
     reports = {family: _family_report(family, refinements, rows) for family in files}
     if run.out_of_time:
         notes.append("the budget ran out before every slice reached the bound")
+    for family in sorted(run.unavailable):
+        notes.append(f"{family}: shapes could not be timed now; call again")
     for family in wanted:
         if family not in files:
             notes.append(f"{family}: no row could be measured within the budget")
@@ -187,6 +189,7 @@ class _Run:
         self.bench, self.journal, self.name, self.bound = bench, journal, name, bound
         self.started, self.budget_s, self.progress = started, budget_s, progress
         self.measured = 0
+        self.unavailable: set[str] = set()
         self.out_of_time = False
         self.longest_s = float("inf")
 
@@ -255,7 +258,11 @@ class _Run:
             return self.journal.rows[known]
         if rooflines.floor_s(family, key) > self.longest_s or self.spent() >= 1.0:
             return None
-        sample = self.bench.measure(family, key)
+        try:
+            sample = self.bench.measure(family, key)
+        except UnavailableError:
+            self.unavailable.add(family)
+            return None
         self.journal.add(family, key, sample)
         self.measured += 1
         return sample

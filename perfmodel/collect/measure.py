@@ -58,6 +58,10 @@ class Machine:
     details: Mapping[str, str] | None = None
 
 
+class UnavailableError(Exception):
+    """A shape cannot be timed now; that says nothing of whether the machine could."""
+
+
 class Bench(Protocol):
     """Times operators on one machine."""
 
@@ -71,7 +75,11 @@ class Bench(Protocol):
         """Warm up, and measure the peaks."""
 
     def measure(self, family: str, key: Key) -> Sample | None:
-        """Time one shape; None if it does not fit the machine or no kernel takes it."""
+        """Time one shape; None if it does not fit the machine or no kernel takes it.
+
+        Raises:
+            UnavailableError: a later call may succeed; nothing is written down.
+        """
 
 
 def summarize(times: Sequence[float], kernel: str) -> Sample:

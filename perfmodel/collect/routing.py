@@ -13,12 +13,13 @@ and scaled to what is routed in all.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
+IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float64]
 
 DRAWS = 5
@@ -27,10 +28,11 @@ DRAWS = 5
 POWER_LAW = "power_law_"
 
 
+@lru_cache(maxsize=2048)
 def choices(
     routing: str, tokens: int, top_k: int, experts: int, groups: int = 1, draw: int = 0
 ) -> IntArray:
-    """Experts of every token, (tokens, top_k), each token's distinct.
+    """Experts of every token, (tokens, top_k), each token's distinct; shared by its callers.
 
     Args:
         routing: the distribution.
@@ -57,8 +59,9 @@ def choices(
         raise KeyError(routing)
     per_group = np.bincount(chosen.reshape(-1), minlength=experts).reshape(groups, -1).sum(axis=1)
     first = int(per_group.argmax()) * (experts // groups)
-    busiest_first: IntArray = (chosen - first) % experts
-    return busiest_first.astype(np.int64)
+    busiest_first = ((chosen - first) % experts).astype(np.int32)
+    busiest_first.flags.writeable = False
+    return busiest_first
 
 
 def bounds(chosen: IntArray, experts: int) -> list[tuple[int, int]]:
@@ -90,7 +93,7 @@ def whole(shares: FloatArray, total: int, most: int) -> IntArray:
             break
         amounts[over] = most
         free &= ~over
-    counts = np.floor(amounts + 1e-9).astype(np.int64)
+    counts = np.floor(amounts + 1e-9).astype(np.int32)
     missing = total - int(counts.sum())
     counts[np.argsort(counts - amounts, kind="stable")[:missing]] += 1
     return counts

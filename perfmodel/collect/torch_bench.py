@@ -17,6 +17,7 @@ timed. Rebuilding the table between batches of midpoints adds about 1 ms per row
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -26,7 +27,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perfmodel.collect.measure import Key, Machine, Sample, repeat
+from perfmodel.collect.measure import Key, Machine, Sample, UnavailableError, repeat
 from perfmodel.collect.torch_group import Group, sizes
 from perfmodel.collect.torch_ops import build
 from perfmodel.collect.torch_pool import Built, Pool
@@ -251,7 +252,9 @@ class TorchBench:
             return 0.0, 1
         devices = sizes(self.world)[-1]
         key: dict[str, int | str] = {"operation": "all_gather", "dtype": "bf16"}
-        sample = self._collective(key | {"devices": devices, "message_bytes": PEER_BYTES})
+        sample = None
+        with contextlib.suppress(UnavailableError):
+            sample = self._collective(key | {"devices": devices, "message_bytes": PEER_BYTES})
         if sample is None:
             return 0.0, 1
         return PEER_BYTES * (1.0 - 1.0 / devices) / sample.time_s, devices

@@ -84,9 +84,10 @@ def build_experts(pool: Pool, key: Key, on_cuda: bool) -> Built:
     for draw in range(DRAWS):
         chosen = choices(str(key["routing"]), tokens, top_k, experts, ep, draw)
         rows = bounds(chosen, here)
-        scores = torch.rand(tokens, experts)
-        scores[torch.arange(tokens)[:, None], torch.from_numpy(chosen)] += CHOSEN
-        routings.append((scores.to(x.device), None if grouped else rows, rows[-1][1]))
+        visited = torch.tensor(chosen, dtype=torch.int64, device=x.device)
+        scores = torch.rand(tokens, experts, device=x.device)
+        scores.scatter_(1, visited, CHOSEN + scores.gather(1, visited))
+        routings.append((scores, None if grouped else rows, rows[-1][1]))
 
     def run(i: int) -> Any:
         up, down = stacks[i % len(stacks)]

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from perfmodel.collect.measure import Key, Sample, summarize
+from perfmodel.collect.measure import Key, Sample, UnavailableError, summarize
 
 START_TIMEOUT_S = 120.0
 """For all members to start and find each other."""
@@ -45,8 +45,8 @@ def sizes(world: int) -> tuple[int, ...]:
 class Group:
     """The members, started at once.
 
-    Lifetime: until `close`, or until one of them fails to answer; then nothing is measured any
-    more.
+    Lifetime: until `close`, or until one of them fails to answer; from then on every call
+    raises `UnavailableError`.
 
     Args:
         device: `cpu` or `cuda`.
@@ -70,10 +70,15 @@ class Group:
             self._pipes.append(here)
             self._members.append(member)
         self._alive = True
-        self._answers(self._pipes, START_TIMEOUT_S)
+        with contextlib.suppress(UnavailableError):
+            self._answers(self._pipes, START_TIMEOUT_S)
 
     def measure(self, key: Key) -> Sample | None:
-        """Time one row of `collective`; None if the backend lacks it, or the group is gone."""
+        """Time one row of `collective`; None if the backend lacks it.
+
+        Raises:
+            UnavailableError: a member is gone, or has not answered in time.
+        """
         operation, count = str(key["operation"]), int(key["devices"])
         message = int(key["message_bytes"])
         first = self._run((operation, message, count, 1, 2))
@@ -103,21 +108,21 @@ class Group:
     def _run(self, task: Task) -> list[float] | None:
         """Seconds of one call, for each repeat that of the slowest member."""
         if not self._alive:
-            return None
+            raise UnavailableError
         members = self._pipes[: task[2]]
         try:
             for pipe in members:
                 pipe.send(task)
         except OSError:
             self.close()
-            return None
+            raise UnavailableError from None
         answers = self._answers(members, ANSWER_TIMEOUT_S)
-        if answers is None or any(isinstance(answer, str) for answer in answers):
+        if any(isinstance(answer, str) for answer in answers):
             return None
         return [max(times) for times in zip(*answers, strict=True)]
 
-    def _answers(self, pipes: list[Connection], limit_s: float) -> list[Any] | None:
-        """One answer of each; None, and the end of the group, where one is missing."""
+    def _answers(self, pipes: list[Connection], limit_s: float) -> list[Any]:
+        """One answer of each; where one is missing, the end of the group."""
         stop = time.monotonic() + limit_s
         answers = []
         try:
@@ -127,7 +132,7 @@ class Group:
                 answers.append(pipe.recv())
         except (EOFError, OSError):
             self.close()
-            return None
+            raise UnavailableError from None
         return answers
 
 

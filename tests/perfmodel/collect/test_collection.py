@@ -11,7 +11,7 @@ from measured_points import check_measured_points
 from perfmodel.collect import collect
 from perfmodel.collect.collection import Progress
 from perfmodel.collect.journal import RowId, row_id
-from perfmodel.collect.measure import Key
+from perfmodel.collect.measure import Key, Sample, UnavailableError
 from perfmodel.collect.results import Report
 from perfmodel.database import PerfStore
 from perfmodel.engine import ENGINES, PYTORCH, engine_profile
@@ -175,6 +175,17 @@ def test_estimates_use_latent_attention_and_experts(tmp_path: Path) -> None:
     }
     for family in LATENT_AND_EXPERTS:
         check_measured_points(store, models[family])
+
+
+def test_what_is_unavailable_is_tried_again(tmp_path: Path) -> None:
+    class Lost(FormulaBench):
+        def measure(self, family: str, key: Key) -> Sample | None:
+            raise UnavailableError
+
+    first = run(tmp_path, Lost())
+    assert first.families == {}
+    assert "gemm: shapes could not be timed now; call again" in first.notes
+    assert run(tmp_path, FormulaBench()).families["gemm"].reached
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from measured_points import check_measured_points
 
 from perfmodel.collect import collect, grids
-from perfmodel.collect.measure import Bench, Machine
+from perfmodel.collect.measure import Bench, Machine, UnavailableError
 from perfmodel.collect.routing import bounds
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
@@ -184,5 +184,19 @@ def test_a_group_of_which_a_member_is_gone_measures_nothing() -> None:
     key = {"operation": "all_reduce", "dtype": "bf16", "devices": 2, "message_bytes": 4096}
     with closing(Members("cpu", 2)) as members:
         members._members[1].kill()
-        assert members.measure(key) is None
-        assert members.measure(key) is None
+        for _ in range(2):
+            with pytest.raises(UnavailableError):
+                members.measure(key)
+
+
+def test_a_timing_covers_whole_cycles() -> None:
+    from perfmodel.collect.torch_bench import _whole
+
+    assert [_whole(calls, 5) for calls in (0, 1, 5, 6)] == [5, 5, 5, 10]
+    assert [_whole(calls, 1) for calls in (0, 7)] == [1, 7]
+
+
+def test_groups_are_of_powers_of_two() -> None:
+    from perfmodel.collect.torch_group import sizes
+
+    assert [sizes(world) for world in (1, 2, 6, 8)] == [(), (2,), (2, 4), (2, 4, 8)]
