@@ -1,12 +1,14 @@
 """How well are whole steps predicted from operators measured on this very machine?
 
     python experiments/accuracy_own_machine.py --device cpu [--store DIR] [--budget 600] [--json]
+        [--model llama|moe-mla]
 
 Collects operator tables (or takes those of `--store`), predicts prefill and decode steps of a
-Llama-architecture model with the estimator, runs the same steps in plain PyTorch, and prints
-both. Nothing is fitted to the steps. The collection's grid is generic; `--model-slices` adds
-the model's own widths and heads, as a user who knows what will run may. Run it on an idle
-machine; where that cannot be had, with OMP_NUM_THREADS=1, which times the thread alone.
+model with the estimator, runs the same steps in plain PyTorch, and prints both. The model is of
+Llama's architecture, or of DeepSeek's: latent attention and routed experts. Nothing is fitted to
+the steps. The collection's grid is generic; `--model-slices` adds the model's own widths and
+heads, as a user who knows what will run may. Run it on an idle machine; where that cannot be
+had, with OMP_NUM_THREADS=1, which times the thread alone.
 Bar on a CPU: at most 10 % median error.
 
 Needs PyTorch: pip install 'llm-fleet-planner[collect]'.
@@ -29,6 +31,7 @@ from typing import Any
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.breakdown import breakdown
 from perfmodel.collect import collect
+from perfmodel.collect.torch_bench import keep_freed_memory
 from perfmodel.database import PerfStore
 from perfmodel.engine import engine_profile
 from perfmodel.hardware import load_device
@@ -67,6 +70,55 @@ CUDA_MODEL = LLAMA | {
     "intermediate_size": 14336,
     "vocab_size": 128256,
 }
+DEEPSEEK = {
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "model_type": "deepseek_v3",
+    "torch_dtype": "bfloat16",
+    "q_lora_rank": None,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "max_position_embeddings": 131072,
+    "n_shared_experts": 1,
+    "first_k_dense_replace": 1,
+    "moe_layer_freq": 1,
+}
+CPU_MOE_MODEL = DEEPSEEK | {
+    "hidden_size": 2048,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "intermediate_size": 5632,
+    "moe_intermediate_size": 1024,
+    "n_routed_experts": 16,
+    "num_experts_per_tok": 4,
+    "vocab_size": 32000,
+}
+CUDA_MOE_MODEL = DEEPSEEK | {
+    "hidden_size": 4096,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "intermediate_size": 14336,
+    "moe_intermediate_size": 2048,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 8,
+    "vocab_size": 128256,
+}
+COMMON = ("gemm", "elementwise")
+FAMILIES = {
+    "llama": (*COMMON, "attention_generation", "attention_context"),
+    "moe-mla": (*COMMON, "mla_generation", "mla_bmm", "moe", "mla_context"),
+}
+"""What the steps of each model consist of: the budget is not spent on the rest."""
+
+ROUTING = "uniform"
+"""A router of random weights chooses for each token anew, with no favourites."""
+
 CPU_CASES = {
     "decode": [(b, n) for b in (1, 2, 4, 8, 16) for n in (128, 512, 2048)],
     "prefill": [(1, 128), (1, 512), (1, 2048), (2, 512), (4, 128), (4, 512), (8, 128), (16, 128)],
@@ -147,9 +199,17 @@ def predict(step: StepModel, phase: str, batch: int, tokens: int) -> tuple[float
     return seconds, ", ".join(f"{kind} {share:.0%}" for kind, share in ordered if share >= 0.005)
 
 
+def configuration(model: str, device: str) -> dict[str, Any]:
+    """The test model of a kind, of a size that suits the device."""
+    if model == "llama":
+        return CUDA_MODEL if device == "cuda" else CPU_MODEL
+    return CUDA_MOE_MODEL if device == "cuda" else CPU_MOE_MODEL
+
+
 def compare(device: str, store: Path, config: dict[str, Any]) -> list[Row]:
     """Predict and measure every case."""
     import torch
+    from deepseek_in_torch import DeepSeek
     from llama_in_torch import Llama
 
     names = device_files(store)
@@ -160,12 +220,15 @@ def compare(device: str, store: Path, config: dict[str, Any]) -> list[Row]:
     model: ModelArchitecture = from_config(config, "test model")
     engine = engine_profile("pytorch")
     operators = Operators(hardware, engine.name, tables)
-    step = StepModel(model, hardware, engine, Precision(), operators)
+    step = StepModel(model, hardware, engine, Precision(), operators, ROUTING)
     cases = CUDA_CASES if device == "cuda" else CPU_CASES
     torch.set_grad_enabled(False)
+    if device == "cpu":
+        keep_freed_memory()  # as the collection did
     batch = max(b for part in cases.values() for b, _ in part)
     longest = max(n for part in cases.values() for _, n in part) + 1
-    network = Llama(config, device, batch, longest)
+    kind = Llama if config["model_type"] == "llama" else DeepSeek
+    network = kind(config, device, batch, longest)
     rows = []
     for phase, shapes in cases.items():
         for count, tokens in shapes:
@@ -212,12 +275,13 @@ def main() -> None:
     """Run the experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--model", choices=tuple(FAMILIES), default="llama")
     parser.add_argument("--store", type=Path, help="folder of a collection; made if it has none")
     parser.add_argument("--budget", type=float, default=600.0, help="seconds of collecting")
     parser.add_argument("--model-slices", action="store_true", help="add the model's own shapes")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    config = CUDA_MODEL if options.device == "cuda" else CPU_MODEL
+    config = configuration(options.model, options.device)
     store = options.store or Path(tempfile.mkdtemp(prefix="own_machine_"))
     if not device_files(store):
         models = [from_config(config, "test model")] if options.model_slices else []
@@ -225,6 +289,7 @@ def main() -> None:
             options.device,
             store,
             name=NAME,
+            families=FAMILIES[options.model],
             budget_s=options.budget,
             models=models,
             progress=lambda share, text: print(

@@ -290,7 +290,7 @@ def _why(question: _Question, columns: int) -> Reasons:
 
 def _stand_in(model: OperatorModel, categories: Mapping[str, str]) -> str:
     """Whose rows stand in, found in the order in which `OperatorModel` looks."""
-    for engine in (model.table_engine, *(e for e in ENGINES if e != model.table_engine)):
+    for engine in model.table_engines:
         frame = model.store.table(model.device.name, engine, model.family)
         if frame is None:
             continue

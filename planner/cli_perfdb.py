@@ -214,6 +214,9 @@ def perfdb_collect(
     model: Annotated[
         list[str] | None, typer.Option(help="Also this model's own shapes; repeatable.")
     ] = None,
+    world: Annotated[
+        int, typer.Option(help="Devices (cpu: processes) to measure collectives over.")
+    ] = 1,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure anew what an earlier call measured.")
     ] = False,
@@ -242,6 +245,7 @@ def perfdb_collect(
             error_bound=error,
             resume=not fresh,
             progress=progress,
+            world=world,
             models=[load_model(one, search_path or []) for one in model or []],
         )
 

@@ -5,7 +5,7 @@ which holds a list of values of the next axis, and so on inwards. An interval be
 neighbouring values is split at its middle (of the logarithms). The first point measured
 there is a held-out test of the table as it was: only if the table missed it by more than the
 bound is the new value given the whole coarse grid of the axes inside it. So a value of an
-outer axis is never known at a few far-apart points only, between which `grid._fill` would
+outer axis is never known at a few far-apart points only, between which `RatioTable` would
 draw a straight line over detail that its neighbours know.
 
 Error estimates decide the order. Before a test an interval's is taken from the bend of the
@@ -92,26 +92,39 @@ class Slice:
 
 
 @dataclass
+class Start:
+    """The shortest call of a table so far; the slices of one table share it.
+
+    What estimates interpolate is the ratio of a time to the work plus this, so the errors
+    found here are those that they will make.
+    """
+
+    seconds: float = math.inf
+
+
+@dataclass
 class Refinement:
     """One slice under way.
 
     Args:
         part: the slice.
-        floor_s: roofline time of a shape; ratios to it are interpolated.
+        work_s: time in proportion to which a shape's time is carried to others (its roofline).
         measure: times a shape, or None where it cannot be measured.
         bound: relative error to reach at the 90th percentile of midpoints.
+        start: that of the slice's table.
 
     Attributes:
-        ratios: measured time over roofline by point.
+        times: measured seconds by point.
         errors: relative errors of the latest held-out sample.
         done: the bound is reached, or nothing is left to split.
     """
 
     part: Slice
-    floor_s: Callable[[Key], float]
+    work_s: Callable[[Key], float]
     measure: Callable[[Key], Sample | None]
     bound: float
-    ratios: dict[Point, float] = field(default_factory=dict)
+    start: Start = field(default_factory=Start)
+    times: dict[Point, float] = field(default_factory=dict)
     errors: list[float] = field(default_factory=list)
     done: bool = False
     _values: dict[Node, list[int]] = field(default_factory=dict)
@@ -121,13 +134,14 @@ class Refinement:
         # The same draws after an interrupt: rows of the journal are then met again.
         self._random = random.Random(zlib.crc32(str(self.part).encode()))
         self._spreads: dict[Point, float] = {}
+        self._works: dict[Point, float] = {}
 
     def coarse(self) -> None:
         """Measure the coarse grid."""
         outer = len(self.part.axes) - 1
         for value in self.part.axes[outer].coarse:
             self._insert((outer, ()), value)
-        if len(self.ratios) < 2:
+        if len(self.times) < 2:
             self.done = True
 
     def round(self) -> None:
@@ -183,15 +197,17 @@ class Refinement:
             self._insert((axis - 1, point), inner)
 
     def _take(self, point: Point) -> float | None:
-        """Measure a point into the table; its ratio, or None if it cannot be measured."""
-        if point not in self.ratios:
+        """Measure a point into the table; its time, or None if it cannot be measured."""
+        if point not in self.times:
             key = self.part.key(point)
             sample = self.measure(key)
             if sample is None:
                 return None
-            self.ratios[point] = sample.time_s / self.floor_s(key)
+            self.times[point] = sample.time_s
+            self._works[point] = self.work_s(key)
             self._spreads[point] = sample.spread
-        return self.ratios[point]
+            self.start.seconds = min(self.start.seconds, sample.time_s)
+        return self.times[point]
 
     def _split(self, intervals: list[Interval]) -> list[float]:
         """Measure the middles of intervals; returns the table's errors there."""
@@ -205,16 +221,15 @@ class Refinement:
             below, above = self._profile(node, low), self._profile(node, high)
             inner = self._random.choice(sorted(below.keys() & above.keys() or below or above))
             probes.append((interval, middle, (*inner, middle, *outer)))
-        table = self._table()
-        expected = self._predict(table, [point for _, _, point in probes])
+        expected = self._predict([point for _, _, point in probes])
         errors: list[float] = []
-        for (interval, middle, point), ratio in zip(probes, expected, strict=True):
-            fresh = point not in self.ratios
+        for (interval, middle, point), seconds in zip(probes, expected, strict=True):
+            fresh = point not in self.times
             found = self._take(point)
             if found is None:
                 self._known[interval] = 0.0
                 continue
-            error = abs(ratio / found - 1.0)
+            error = abs(seconds / found - 1.0)
             if fresh:
                 errors.append(error)
             # What lies within the repeats' spread is no fault of the interpolation.
@@ -229,17 +244,23 @@ class Refinement:
                 self._known[interval] = child
         return errors
 
-    def _table(self) -> RatioTable:
-        points = np.array(list(self.ratios), dtype=float)
-        ratio = np.array(list(self.ratios.values()))
-        return RatioTable.build(np.zeros((len(points), 0)), [], points, ratio)
-
-    def _predict(self, table: RatioTable, points: list[Point]) -> list[float]:
+    def _predict(self, points: list[Point]) -> list[float]:
+        """What the table as it is says of points, seconds."""
         if not points:
             return []
+        known = np.array(list(self.times), dtype=float)
+        table = RatioTable.of_times(
+            np.zeros((len(known), 0)),
+            [],
+            known,
+            np.array(list(self.times.values())),
+            np.array(list(self._works.values())),
+            self.start.seconds,
+        )
         columns = list(np.array(points, dtype=float).T)
         ratio, _ = table.lookup(np.zeros(len(points), dtype=np.intp), columns)
-        return [float(value) for value in ratio]
+        work = np.array([self.work_s(self.part.key(point)) for point in points])
+        return [float(value) for value in ratio * (work + table.start_s)]
 
     def _estimates(self) -> Iterator[tuple[Interval, float]]:
         """Every interval that can be split, and its estimated error."""
@@ -267,8 +288,15 @@ class Refinement:
         inner: list[Point] = [()]
         for a in self.part.axes[:axis]:
             inner = [(*point, v) for point in inner for v in a.coarse]
-        at = {point: self.ratios.get((*point, value, *outer)) for point in inner}
-        return {point: math.log(ratio) for point, ratio in at.items() if ratio is not None}
+        at = {point: self._log_ratio((*point, value, *outer)) for point in inner}
+        return {point: ratio for point, ratio in at.items() if ratio is not None}
+
+    def _log_ratio(self, point: Point) -> float | None:
+        """What is interpolated, at a point; None if it was not measured."""
+        time = self.times.get(point)
+        if time is None:
+            return None
+        return math.log(time / (self._works[point] + self.start.seconds))
 
 
 def _bend(values: list[int], logs: list[dict[Point, float]]) -> float:

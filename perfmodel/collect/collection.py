@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,9 @@ import numpy as np
 
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.collect import grids
-from perfmodel.collect.adaptive import QUANTILE, Refinement, Slice
-from perfmodel.collect.journal import Journal, row_id
-from perfmodel.collect.measure import Bench, Key, Machine, Sample
+from perfmodel.collect.adaptive import QUANTILE, Refinement, Slice, Start
+from perfmodel.collect.journal import Journal, RowId, row_id
+from perfmodel.collect.measure import Bench, Key, Machine, Sample, UnavailableError
 from perfmodel.collect.results import (
     FamilyReport,
     Report,
@@ -26,6 +27,7 @@ from perfmodel.collect.results import (
     write_tables,
 )
 from perfmodel.collect.rooflines import Rooflines, provisional_device
+from perfmodel.collect.torch_group import sizes
 from perfmodel.database import FAMILIES
 from perfmodel.engine import PYTORCH
 from perfmodel.errors import InputError
@@ -50,6 +52,7 @@ def collect(
     resume: bool = True,
     progress: Progress | None = None,
     models: Sequence[ModelArchitecture] = (),
+    world: int = 1,
     bench: Bench | None = None,
 ) -> Report:
     """Measure this machine's operators and write them as tables of the store.
@@ -71,6 +74,7 @@ def collect(
         resume: whether to keep the rows of an earlier call; else they are measured anew.
         progress: called with the share of the budget spent, and what is being done.
         models: models whose own slices are added to the generic grid.
+        world: devices (on a CPU: processes) to measure collectives over; one has none.
         bench: what times a row; by default PyTorch.
 
     Raises:
@@ -82,22 +86,31 @@ def collect(
         raise InputError(f"device name {name!r}: expected lower-case letters, digits, _ - and .")
     if not error_bound > 0 or not budget_s > 0:
         raise InputError("error bound and budget must be positive")
-    wanted, notes = _possible(families, device)
+    if world < 1:
+        raise InputError("a group has at least one device")
+    wanted, notes = _possible(families, device, world)
     started = time.monotonic()
     destination = Path(destination)
     path = destination / name / PYTORCH.name / "journal.jsonl"
     if not resume:
         path.unlink(missing_ok=True)
-    if bench is None:
-        from perfmodel.collect.torch_bench import TorchBench
+    with ExitStack() as stack:
+        if bench is None:
+            from perfmodel.collect.torch_bench import TorchBench
 
-        bench = TorchBench(device)
-    identity = {"device": name, "kind": device, "torch": bench.version, "variant": bench.variant}
-    with Journal(path, identity) as journal:
+            bench = stack.enter_context(closing(TorchBench(device, world)))
+        identity = {
+            "device": name,
+            "kind": device,
+            "torch": bench.version,
+            "variant": bench.variant,
+        }
+        journal = stack.enter_context(Journal(path, identity))
         run = _Run(bench, journal, name, error_bound, started, budget_s, progress)
         machine = run.machine()
         longest = LONGEST_S[device]
-        parts = grids.slices(device, wanted, fp8="fp8" in machine.peak_flops_per_s)
+        fp8 = "fp8" in machine.peak_flops_per_s
+        parts = grids.slices(device, wanted, fp8, sizes(world))
         # A model's own slices first: they are what the user asked for.
         parts = [p for model in models for p in grids.of_model(model, device, wanted)] + parts
         refinements = run.refine(parts, longest)
@@ -107,6 +120,8 @@ def collect(
     reports = {family: _family_report(family, refinements, rows) for family in files}
     if run.out_of_time:
         notes.append("the budget ran out before every slice reached the bound")
+    for family in sorted(run.unavailable):
+        notes.append(f"{family}: shapes could not be timed now; call again")
     for family in wanted:
         if family not in files:
             notes.append(f"{family}: no row could be measured within the budget")
@@ -126,7 +141,14 @@ def collect(
     return Report(name, device_file, machine, reports, run.measured, seconds, tuple(notes))
 
 
-def _possible(families: Iterable[str], device: str) -> tuple[list[str], list[str]]:
+UNUSED = {
+    "all_reduce": "PyTorch has no other than NCCL's, which collective holds",
+    "quantize": "no operator model reads it",
+}
+"""Families that PyTorch could run, and why they are not measured."""
+
+
+def _possible(families: Iterable[str], device: str, world: int) -> tuple[list[str], list[str]]:
     """The families that are collected on a device, and notes on the others.
 
     Raises:
@@ -140,6 +162,10 @@ def _possible(families: Iterable[str], device: str) -> tuple[list[str], list[str
             raise InputError(f"unknown operator family {family!r}; expected one of {known}")
         if family in grids.CUDA_ONLY and device != "cuda":
             notes.append(f"{family}: a {device} has no such link")
+        elif family == "collective" and world < 2:
+            notes.append(f"{family}: not measurable on a single device; ask for more (world)")
+        elif family in UNUSED:
+            notes.append(f"{family}: not collected, {UNUSED[family]}")
         elif family not in grids.FAMILIES:
             notes.append(f"{family}: not collected; estimates are extrapolated or analytic")
         else:
@@ -163,6 +189,7 @@ class _Run:
         self.bench, self.journal, self.name, self.bound = bench, journal, name, bound
         self.started, self.budget_s, self.progress = started, budget_s, progress
         self.measured = 0
+        self.unavailable: set[str] = set()
         self.out_of_time = False
         self.longest_s = float("inf")
 
@@ -188,12 +215,15 @@ class _Run:
         machine = self.machine()
         rooflines = Rooflines(provisional_device(self.name, machine))
         under_way: list[Refinement] = []
+        starts: dict[RowId, Start] = {}
         for part in parts:
+            texts = {name: v for name, v in part.fixed.items() if isinstance(v, str)}
             refinement = Refinement(
                 part,
-                lambda key, family=part.family: rooflines.floor_s(family, key),  # type: ignore[misc]
+                lambda key, family=part.family: rooflines.work_s(family, key),  # type: ignore[misc]
                 lambda key, family=part.family: self.row(family, key, rooflines),  # type: ignore[misc]
                 self.bound,
+                starts.setdefault(row_id(part.family, texts), Start()),
             )
             self.say(f"{part}: coarse grid")
             refinement.coarse()
@@ -206,7 +236,7 @@ class _Run:
             own = [i for i in urgency if under_way[i].part.family == family]
             i = max(own, key=lambda i: urgency[i])
             refinement = under_way[i]
-            self.say(f"{refinement.part}: {len(refinement.ratios)} points")
+            self.say(f"{refinement.part}: {len(refinement.times)} points")
             begin = time.monotonic()
             refinement.round()
             given[family] += time.monotonic() - begin
@@ -228,7 +258,11 @@ class _Run:
             return self.journal.rows[known]
         if rooflines.floor_s(family, key) > self.longest_s or self.spent() >= 1.0:
             return None
-        sample = self.bench.measure(family, key)
+        try:
+            sample = self.bench.measure(family, key)
+        except UnavailableError:
+            self.unavailable.add(family)
+            return None
         self.journal.add(family, key, sample)
         self.measured += 1
         return sample

@@ -40,6 +40,9 @@ class Machine:
         tdp_w: power limit; 0 if the machine does not say.
         devices: how many of the kind are present.
         link_bytes_per_s: host to device, one direction; 0 where there is no such link.
+        peer_bytes_per_s: between devices, one direction, as a collective reaches it; 0 where none
+            was run.
+        peers: devices that the largest collective ran over.
         details: what else identifies it, e.g. threads and cache size.
     """
 
@@ -50,7 +53,13 @@ class Machine:
     tdp_w: float = 0.0
     devices: int = 1
     link_bytes_per_s: float = 0.0
+    peer_bytes_per_s: float = 0.0
+    peers: int = 1
     details: Mapping[str, str] | None = None
+
+
+class UnavailableError(Exception):
+    """A shape cannot be timed now; that says nothing of whether the machine could."""
 
 
 class Bench(Protocol):
@@ -66,7 +75,11 @@ class Bench(Protocol):
         """Warm up, and measure the peaks."""
 
     def measure(self, family: str, key: Key) -> Sample | None:
-        """Time one shape; None if it does not fit the machine or no kernel takes it."""
+        """Time one shape; None if it does not fit the machine or no kernel takes it.
+
+        Raises:
+            UnavailableError: a later call may succeed; nothing is written down.
+        """
 
 
 def summarize(times: Sequence[float], kernel: str) -> Sample:

@@ -12,7 +12,7 @@ from typing import Any
 
 from perfmodel.collect.journal import RowId
 from perfmodel.collect.measure import Machine, Sample
-from perfmodel.collect.rooflines import Rooflines, provisional_device
+from perfmodel.collect.rooflines import LINK_LATENCY_S, Rooflines, provisional_device
 from perfmodel.database import FAMILIES
 from perfmodel.database.checks import checked
 from perfmodel.engine import PYTORCH
@@ -22,8 +22,6 @@ Rows = Mapping[RowId, Sample | None]
 
 ORIGIN = "perfmodel.collect"
 LICENCE = "LicenseRef-own-measurement"
-NO_PEAK = ("elementwise", "kv_transfer")
-"""Families whose operands lie in the cache or beyond a link: they say nothing of the peaks."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +73,11 @@ def raised_peaks(name: str, machine: Machine, rows: Rows) -> Machine:
     rooflines = Rooflines(provisional_device(name, machine))
     peaks = dict(machine.peak_flops_per_s)
     factor = dict.fromkeys(peaks, 1.0)
-    bandwidth = 1.0
+    bandwidth = peer = 1.0
+    peers = machine.peers
     for (family, items), sample in rows.items():
-        if sample is None or family in NO_PEAK:
+        # Operands in the cache, or beyond a link, say nothing of the peaks.
+        if sample is None or not rooflines.exact(family):
             continue
         key = dict(items)
         roofline = rooflines.of(family, key)
@@ -86,10 +86,15 @@ def raised_peaks(name: str, machine: Machine, rows: Rows) -> Machine:
         peak = peak if peak in peaks else "bf16"
         factor[peak] = max(factor[peak], float(roofline.compute_s) / sample.time_s)
         bandwidth = max(bandwidth, float(roofline.bandwidth_s) / sample.time_s)
+        if family == "collective":
+            peer = max(peer, float(roofline.link_s) / sample.time_s)
+            peers = max(peers, int(key["devices"]))
     return replace(
         machine,
         memory_bandwidth_bytes_per_s=machine.memory_bandwidth_bytes_per_s * bandwidth,
         peak_flops_per_s={peak: rate * factor[peak] for peak, rate in peaks.items()},
+        peer_bytes_per_s=rooflines.peer_bytes_per_s * peer if peers > 1 else 0.0,
+        peers=peers,
     )
 
 
@@ -167,6 +172,14 @@ def write_device(path: Path, name: str, machine: Machine, version: str) -> None:
     with_torch = f"with PyTorch {version}"
     best = "the best of a probe and every collected row"
     link = machine.link_bytes_per_s
+    latency = f"{LINK_LATENCY_S * 1e6:.0f}us"
+    peer = {
+        "name": "peer",
+        "span": machine.peers,
+        "bandwidth": f"{_rounded_up(machine.peer_bytes_per_s or 1.0) / 1e9:.4g}GB/s",
+        "latency": latency,
+        "source": f"bandwidth measured {with_torch}: the best of collectives; latency assumed",
+    }
     content = {
         "name": name,
         "title": machine.title,
@@ -185,21 +198,25 @@ def write_device(path: Path, name: str, machine: Machine, version: str) -> None:
             "value": f"{machine.tdp_w or 1.0:.4g}W",
             "source": "as the driver reports it" if machine.tdp_w else "not measured: stands in",
         },
-        "host": {"devices": machine.devices, "source": "devices that PyTorch finds"},
+        "host": {
+            "devices": max(machine.devices, machine.peers),
+            "source": "devices that PyTorch finds, or processes that communicated",
+        },
         "platform": "weak-scale-out",
         "links": [
+            *([peer] if machine.peer_bytes_per_s else []),
             {
                 "name": "host",
                 "span": "unlimited",
                 "bandwidth": f"{(link or machine.memory_bandwidth_bytes_per_s) / 1e9:.4g}GB/s",
-                "latency": "10us",
+                "latency": latency,
                 "source": (
                     f"bandwidth measured {with_torch}: page-locked host memory to the device; "
                     if link
                     else "no link: the memory's bandwidth stands in; "
                 )
                 + "latency assumed",
-            }
+            },
         ],
         "notes": "Written by the collector; its tables are stored under the same name.",
     }

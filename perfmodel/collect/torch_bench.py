@@ -1,7 +1,8 @@
 """Timing operators with PyTorch, on a CPU or a CUDA device.
 
 **CPU.** A timing is a loop of calls long enough for the clock (0.2 ms), so it includes what
-PyTorch's dispatch of a call costs: a step in eager mode pays that too.
+PyTorch's dispatch of a call costs: a step in eager mode pays that too. The process keeps the
+memory that it frees (`keep_freed_memory`).
 
 **CUDA.** Launches are captured in a CUDA graph, each with other operands of the pool, and
 replayed between two events: launch overhead is left out, as in the engines' tables. A row
@@ -16,6 +17,8 @@ timed. Rebuilding the table between batches of midpoints adds about 1 ms per row
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import platform
 import resource
@@ -24,8 +27,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from perfmodel.collect.measure import Key, Machine, Sample, repeat
-from perfmodel.collect.torch_ops import Operation, Pool, build
+from perfmodel.collect.measure import Key, Machine, Sample, UnavailableError, repeat
+from perfmodel.collect.torch_group import Group, sizes
+from perfmodel.collect.torch_ops import build
+from perfmodel.collect.torch_pool import Built, Pool
 from perfmodel.errors import InputError
 
 LOOP_S = 2e-4
@@ -36,6 +41,9 @@ GRAPH_S = 2e-4
 
 MOST_LAUNCHES = 64
 
+PEER_BYTES = 1 << 24
+"""Gathered to find the rate between devices."""
+
 TRIES = 4
 """A timing in which another process took a core is repeated, at most so often in all.
 
@@ -45,8 +53,27 @@ and only the spread tells: wait, or measure one thread (`OMP_NUM_THREADS=1`), of
 time it had a core is taken.
 """
 
+LONG_S = 5e-3
+"""A timing of one thread that lasts so long is not repeated: what a preemption costs it, the
+refilling of a cache, is little."""
+
 HOUSEKEEPING_S = 0.05
 """One preemption in so many seconds is nobody's fault."""
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep what it frees, as the allocators do that CPU services preload.
+
+    glibc by default gives large blocks back at once, and fetches them anew page by page: an
+    output beyond a threshold that moves with what was freed before then takes up to four times
+    as long. Returns whether the C library can be told so.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    no_mapping, never_trim = (-4, 0), (-1, 2**31 - 1)
+    return all(mallopt(*option) for option in (no_mapping, never_trim))
 
 
 def import_torch() -> Any:
@@ -72,6 +99,7 @@ class TorchBench:
 
     Args:
         device: `cpu`, or `cuda` (its current device).
+        world: processes to run collectives over: on CUDA one for each of so many devices.
         pool_bytes: operands' memory; 0 chooses three times the last-level cache on a CPU (at
             least 1 GiB) and 16 GiB on CUDA, at most 40 % of what is there.
 
@@ -79,19 +107,31 @@ class TorchBench:
         InputError: PyTorch is missing, or has no such device.
     """
 
-    def __init__(self, device: str, pool_bytes: int = 0) -> None:
+    def __init__(self, device: str, world: int = 1, pool_bytes: int = 0) -> None:
         if device not in ("cpu", "cuda"):
             raise InputError(f"device {device!r}: expected cpu or cuda")
         self.torch = import_torch()
         self.cuda = device == "cuda"
         if self.cuda and not self.torch.cuda.is_available():
             raise InputError("PyTorch finds no CUDA device; use cpu, or install a CUDA build")
+        if self.cuda and world > self.torch.cuda.device_count():
+            raise InputError(
+                f"a group of {world}: PyTorch finds {self.torch.cuda.device_count()} CUDA devices"
+            )
+        self.world = world
+        self._group: Group | None = None
         self.version = str(self.torch.__version__)
         self.variant = "graphs" if self.cuda else f"{self.torch.get_num_threads()} threads"
         self.torch.set_grad_enabled(False)
+        self._keeps = not self.cuda and keep_freed_memory()
         memory = self._memory_bytes()
         wanted = pool_bytes or ((16 << 30) if self.cuda else max(1 << 30, 3 * cache_bytes()))
         self.pool = Pool(self.torch, device, int(min(wanted, 0.4 * memory)) // 2)
+
+    def close(self) -> None:
+        """End the processes that were started for collectives."""
+        if self._group is not None:
+            self._group.close()
 
     def machine(self) -> Machine:
         """Warm the clocks for a second, then time large products and streams."""
@@ -112,18 +152,28 @@ class TorchBench:
         torch = self.torch
         half = len(self.pool.data) // 2
         target, source = self.pool.data[:half], self.pool.data[half : 2 * half]
-        copy = self._time(lambda i: target.copy_(source), "copy")
+        copy = self._time(Built(lambda i: target.copy_(source), "copy"))
         bandwidth = 4.0 * half / copy.time_s
         stream = self.measure("gemm", {"dtype": "bf16", "m": 1, "n": 8192, "k": 8192})
         if stream is not None:
             bandwidth = max(bandwidth, 2.0 * 8192**2 / stream.time_s)
+        peer, peers = self._peer_link()
         if not self.cuda:
             details = {
                 "threads": str(torch.get_num_threads()),
                 "cache_bytes": str(cache_bytes()),
                 "pool_bytes": str(2 * len(self.pool.data)),
+                "freed_memory": "kept" if self._keeps else "as the C library does",
             }
-            return Machine(cpu_title(), self._memory_bytes(), bandwidth, peaks, details=details)
+            return Machine(
+                cpu_title(),
+                self._memory_bytes(),
+                bandwidth,
+                peaks,
+                peer_bytes_per_s=peer,
+                peers=peers,
+                details=details,
+            )
         properties = torch.cuda.get_device_properties(torch.cuda.current_device())
         details = {"cuda": str(torch.version.cuda), "pool_bytes": str(2 * len(self.pool.data))}
         return Machine(
@@ -133,14 +183,17 @@ class TorchBench:
             peaks,
             devices=torch.cuda.device_count(),
             link_bytes_per_s=self._host_link(),
+            peer_bytes_per_s=peer,
+            peers=peers,
             details=details,
         )
 
     def measure(self, family: str, key: Key) -> Sample | None:
         """Time one row; None if its operands exceed the pool or no kernel takes them."""
+        if family == "collective":
+            return self._collective(key)
         try:
-            operation, kernel = build(self.pool, family, key, self.cuda)
-            return self._time(operation, kernel)
+            return self._time(build(self.pool, family, key, self.cuda))
         except (MemoryError, RuntimeError):
             # RuntimeError: out of device memory, or a shape that a kernel refuses.
             if self.cuda:
@@ -148,13 +201,13 @@ class TorchBench:
                 self.torch.cuda.empty_cache()
             return None
 
-    def _time(self, operation: Operation, kernel: str) -> Sample:
+    def _time(self, built: Built) -> Sample:
         if self.cuda:
-            return self._time_cuda(operation, kernel)
-        return _time_cpu(operation, kernel, self.torch.get_num_threads())
+            return self._time_cuda(built)
+        return _time_cpu(built, self.torch.get_num_threads())
 
-    def _time_cuda(self, operation: Operation, kernel: str) -> Sample:
-        torch = self.torch
+    def _time_cuda(self, built: Built) -> Sample:
+        torch, operation = self.torch, built.run
         stream = torch.cuda.Stream()
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         with torch.cuda.stream(stream):
@@ -165,7 +218,7 @@ class TorchBench:
             end.record(stream)
         end.synchronize()
         eager = float(begin.elapsed_time(end)) * 1e-3
-        launches = max(1, min(MOST_LAUNCHES, round(GRAPH_S / max(eager, 1e-6))))
+        launches = _whole(min(MOST_LAUNCHES, round(GRAPH_S / max(eager, 1e-6))), built.cycle)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
             for i in range(launches):
@@ -179,7 +232,7 @@ class TorchBench:
             return float(begin.elapsed_time(end)) * 1e-3 / launches
 
         once()
-        sample = repeat(once, kernel, at_least=3, at_most=15, seconds=3e-3 / launches)
+        sample = repeat(once, built.kernel, at_least=3, at_most=15, seconds=3e-3 / launches)
         graph.reset()
         return sample
 
@@ -190,8 +243,28 @@ class TorchBench:
         """Host to device copy rate from page-locked memory, bytes/s."""
         host = self.torch.empty(1 << 28, dtype=self.torch.uint8, pin_memory=True)
         target = self.pool.data.view(self.torch.uint8)[: 1 << 28]
-        sample = self._time(lambda i: target.copy_(host, non_blocking=True), "memcpy")
+        sample = self._time(Built(lambda i: target.copy_(host, non_blocking=True), "memcpy"))
         return float(1 << 28) / sample.time_s
+
+    def _peer_link(self) -> tuple[float, int]:
+        """Bytes/s at which a large gathering reaches each device, and their number; or 0 and 1."""
+        if self.world < 2:
+            return 0.0, 1
+        devices = sizes(self.world)[-1]
+        key: dict[str, int | str] = {"operation": "all_gather", "dtype": "bf16"}
+        sample = None
+        with contextlib.suppress(UnavailableError):
+            sample = self._collective(key | {"devices": devices, "message_bytes": PEER_BYTES})
+        if sample is None:
+            return 0.0, 1
+        return PEER_BYTES * (1.0 - 1.0 / devices) / sample.time_s, devices
+
+    def _collective(self, key: Key) -> Sample | None:
+        if self.world < 2:
+            return None
+        if self._group is None:
+            self._group = Group("cuda" if self.cuda else "cpu", self.world)
+        return self._group.measure(key)
 
     def _memory_bytes(self) -> float:
         if self.cuda:
@@ -199,14 +272,20 @@ class TorchBench:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
 
 
-def _time_cpu(operation: Operation, kernel: str, threads: int) -> Sample:
+def _whole(calls: int, cycle: int) -> int:
+    """At least so many calls, in whole cycles."""
+    return max(1, -(-calls // cycle)) * cycle
+
+
+def _time_cpu(built: Built, threads: int) -> Sample:
+    operation = built.run
     # Of one thread, the time it had a core: other processes' turns are not the operator's.
     clock = time.thread_time if threads == 1 else time.perf_counter
     operation(0)
     start = clock()
     operation(1)
     first = clock() - start
-    loop = max(1, round(LOOP_S / max(first, 1e-7)))
+    loop = _whole(round(LOOP_S / max(first, 1e-7)), built.cycle)
     position = 2
 
     def once() -> float:
@@ -220,11 +299,14 @@ def _time_cpu(operation: Operation, kernel: str, threads: int) -> Sample:
             took = clock() - start
             position += loop
             # Long timings meet the kernel's own housekeeping in any case.
-            if _preemptions() - before <= took / HOUSEKEEPING_S:
+            allowed = took / HOUSEKEEPING_S
+            if _preemptions() - before <= allowed or (threads == 1 and took > LONG_S):
                 break
         return took / loop
 
-    return repeat(once, kernel, at_least=5 if first < 0.05 else 3, at_most=41, seconds=0.15 / loop)
+    # A cycle of long calls is repeated less often than one call.
+    enough = 5 if first * built.cycle < 0.05 else 3 if built.cycle == 1 else 2
+    return repeat(once, built.kernel, at_least=enough, at_most=41, seconds=0.15 / loop)
 
 
 def _preemptions() -> int:

@@ -9,78 +9,20 @@ cache in service either).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from perfmodel.collect.measure import Key
-
-Operation = Callable[[int], Any]
-"""Runs call number i."""
-
-MOST_VIEWS = 64
-"""Operands kept ready per shape; at this many, even small ones add up to more than a cache."""
+from perfmodel.collect.torch_experts import build_experts
+from perfmodel.collect.torch_mla import build_mla
+from perfmodel.collect.torch_pool import MOST_VIEWS, Built, Pool, rms_norm, rotate, silu_mul
 
 E4M3_MAX = 448.0
 HEAD_DIM = 128
 """Width of the heads that the rope operation rotates."""
 
 
-def rms_norm(torch: Any, x: Any, weight: Any) -> Any:
-    """RMS norm over the last dimension of [tokens, width]."""
-    return torch.nn.functional.rms_norm(x, (x.shape[-1],), weight, 1e-5)
-
-
-def silu_mul(torch: Any, x: Any) -> Any:
-    """SwiGLU's activation: [tokens, 2 width] (gate, up) to [tokens, width]."""
-    gate, up = x.chunk(2, dim=-1)
-    return torch.nn.functional.silu(gate) * up
-
-
-def rotate(torch: Any, x: Any, cos: Any, sin: Any) -> Any:
-    """Rotary embedding of [..., tokens, heads, head_dim]; cos and sin [tokens, 1, head_dim / 2]."""
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
-
-
-class Pool:
-    """Memory that operands are cut from, allocated once.
-
-    Args:
-        torch: the module.
-        device: where.
-        elements: of bf16.
-    """
-
-    def __init__(self, torch: Any, device: str, elements: int) -> None:
-        self.torch = torch
-        self.data = torch.empty(elements, dtype=torch.bfloat16, device=device)
-        block = torch.randn(min(elements, 1 << 20), device=device).to(torch.bfloat16) * 0.05
-        for start in range(0, elements, len(block)):
-            part = self.data[start : start + len(block)]
-            part.copy_(block[: len(part)])
-
-    def views(self, shape: tuple[int, ...], dtype: Any = None, most: int = MOST_VIEWS) -> list[Any]:
-        """Disjoint tensors of a shape, spread over the whole pool.
-
-        Raises:
-            MemoryError: the pool does not hold one.
-        """
-        data = self.data if dtype is None else self.data.view(dtype)
-        size = 1
-        for extent in shape:
-            size *= extent
-        # 4096 elements: every view begins on a page, as an allocation would.
-        stride = -(-size // 4096) * 4096
-        count = len(data) // stride
-        if not count:
-            raise MemoryError(f"an operand of {size} elements exceeds the pool")
-        step = max(1, count // most)
-        starts = [i * step * stride for i in range(min(count, most))]
-        return [data[start : start + size].view(shape) for start in starts]
-
-
-def build(pool: Pool, family: str, key: Key, on_cuda: bool) -> tuple[Operation, str]:
-    """The operation of a row, and the name of its kernel.
+def build(pool: Pool, family: str, key: Key, on_cuda: bool) -> Built:
+    """The operation of a row.
 
     Raises:
         MemoryError: an operand exceeds the pool.
@@ -94,10 +36,14 @@ def build(pool: Pool, family: str, key: Key, on_cuda: bool) -> tuple[Operation, 
         return _attention(pool, family, key, on_cuda)
     if family == "kv_transfer":
         return _transfer(pool, key)
+    if family.startswith("mla_"):
+        return build_mla(pool, family, key, on_cuda)
+    if family == "moe":
+        return build_experts(pool, key, on_cuda)
     raise KeyError(family)
 
 
-def _transfer(pool: Pool, key: Key) -> tuple[Operation, str]:
+def _transfer(pool: Pool, key: Key) -> Built:
     """Copies between page-locked host memory and the device, one per block."""
     torch = pool.torch
     blocks = int(key["blocks"])
@@ -112,10 +58,10 @@ def _transfer(pool: Pool, key: Key) -> tuple[Operation, str]:
             target, source = (device, host) if to_device else (host, device)
             target.copy_(source, non_blocking=True)
 
-    return copy, "torch copy_, page-locked"
+    return Built(copy, "torch copy_, page-locked")
 
 
-def _gemm(pool: Pool, key: Key) -> tuple[Operation, str]:
+def _gemm(pool: Pool, key: Key) -> Built:
     torch = pool.torch
     m, n, k = (int(key[name]) for name in ("m", "n", "k"))
     cold = m * (n + k) > n * k
@@ -128,7 +74,7 @@ def _gemm(pool: Pool, key: Key) -> tuple[Operation, str]:
                 inputs[-1 - i % len(inputs)], weights[i % len(weights)]
             )
 
-        return linear, "torch.nn.functional.linear"
+        return Built(linear, "torch.nn.functional.linear")
     weights = pool.views((n, k), torch.float8_e4m3fn)
     one = torch.ones((), device=pool.data.device)
 
@@ -141,31 +87,31 @@ def _gemm(pool: Pool, key: Key) -> tuple[Operation, str]:
             x8, weights[i % len(weights)].t(), scale, one, out_dtype=torch.bfloat16
         )
 
-    return scaled, "torch._scaled_mm"
+    return Built(scaled, "torch._scaled_mm")
 
 
-def _elementwise(pool: Pool, key: Key) -> tuple[Operation, str]:
+def _elementwise(pool: Pool, key: Key) -> Built:
     torch = pool.torch
     tokens, width = int(key["tokens"]), int(key["width"])
     operation = key["operation"]
     if operation == "rms_norm":
         x, weight = pool.views((tokens, width))[0], pool.views((width,))[-1]
-        return lambda i: rms_norm(torch, x, weight), "torch.nn.functional.rms_norm"
+        return Built(lambda i: rms_norm(torch, x, weight), "torch.nn.functional.rms_norm")
     if operation == "silu_mul":
         both = pool.views((tokens, 2 * width))[0]
-        return lambda i: silu_mul(torch, both), "torch silu, mul"
+        return Built(lambda i: silu_mul(torch, both), "torch silu, mul")
     if operation == "add":
         x = pool.views((tokens, width))[0]
         y = pool.views((tokens, width))[-1]
-        return lambda i: x + y, "torch add"
+        return Built(lambda i: x + y, "torch add")
     if operation == "rope":
         x = pool.views((tokens, width // HEAD_DIM, HEAD_DIM))[0]
         cos = pool.views((tokens, 1, HEAD_DIM // 2))[0]
-        return lambda i: rotate(torch, x, cos, cos), "torch chunk, mul, sub, add, cat"
+        return Built(lambda i: rotate(torch, x, cos, cos), "torch chunk, mul, sub, add, cat")
     raise KeyError(str(operation))
 
 
-def _attention(pool: Pool, family: str, key: Key, on_cuda: bool) -> tuple[Operation, str]:
+def _attention(pool: Pool, family: str, key: Key, on_cuda: bool) -> Built:
     torch = pool.torch
     attend = torch.nn.functional.scaled_dot_product_attention
     batch, heads, kv_heads, width = (
@@ -188,11 +134,11 @@ def _attention(pool: Pool, family: str, key: Key, on_cuda: bool) -> tuple[Operat
         return attend(q, k, v, is_causal=not decode, enable_gqa=grouped)
 
     if not on_cuda:
-        return run, "torch.nn.functional.scaled_dot_product_attention"
+        return Built(run, "torch.nn.functional.scaled_dot_product_attention")
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     def fused(i: int) -> Any:
         with sdpa_kernel([SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]):
             return run(i)
 
-    return fused, "torch.nn.functional.scaled_dot_product_attention (cudnn, flash)"
+    return Built(fused, "torch.nn.functional.scaled_dot_product_attention (cudnn, flash)")

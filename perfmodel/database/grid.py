@@ -114,6 +114,27 @@ class RatioTable:
             slices, np.asarray(weights, dtype=float), tuple(axes), log_ratio, inside, start_s
         )
 
+    @classmethod
+    def of_times(
+        cls,
+        keys: FloatArray,
+        weights: Sequence[float],
+        coordinates: FloatArray,
+        times: FloatArray,
+        work: FloatArray,
+        start_s: float | None = None,
+    ) -> RatioTable:
+        """From measured times: their ratios to the work plus the shortest call of the table.
+
+        Args:
+            keys, weights, coordinates: as for `build`.
+            times: (N,) seconds.
+            work: (N,) seconds in proportion to which a time is carried between shapes.
+            start_s: the shortest call, where rows left out here count too.
+        """
+        start = float(times.min()) if start_s is None else start_s
+        return cls.build(keys, weights, coordinates, times / (work + start), start)
+
     def blend(self, keys: FloatArray, shifts: FloatArray) -> Blend:
         """For each of U rows of keys (U, K): the slices that speak for it.
 

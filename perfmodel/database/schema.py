@@ -81,13 +81,15 @@ FAMILIES = {
         Family(
             "mla_context",
             "Prefill attention of DeepSeek-V3's MLA over expanded keys (192 per head) and "
-            "values (128 per head), without the projections.",
+            "values (128 per head), without the projections. Of pytorch, which fuses nothing, "
+            "with all that lies between them: the latent's norm, rotary embedding, cache write.",
             (HEADS, DTYPE, KV_DTYPE, BATCH, NEW, PREFIX),
         ),
         Family(
             "mla_generation",
             "Decode attention of DeepSeek-V3's MLA over the cached latent (512 + 64 per "
-            "token, not sharded by TP), without the absorbed products around it.",
+            "token, not sharded by TP), without the absorbed products around it; of pytorch "
+            "as mla_context.",
             (HEADS, DTYPE, KV_DTYPE, BATCH, CONTEXT),
         ),
         Family(
@@ -131,8 +133,9 @@ FAMILIES = {
                 count("ep", "expert parallelism"),
                 text(
                     "routing",
-                    "distribution of tokens over experts: balanced, or power_law_A with "
-                    "loads drawn from a power law of exponent A (mean of five draws)",
+                    "distribution of tokens over experts: balanced; power_law_A with "
+                    "loads drawn from a power law of exponent A (mean of five draws); or "
+                    "uniform, each token's drawn independently (mean of five draws)",
                 ),
                 text(
                     "activation",
@@ -154,7 +157,8 @@ FAMILIES = {
         ),
         Family(
             "collective",
-            "NCCL, as measured by nccl-tests. message_bytes is the size of: all_reduce, the "
+            "NCCL, as measured by nccl-tests (of pytorch by a loop of calls; between CPU "
+            "processes gloo). message_bytes is the size of: all_reduce, the "
             "tensor on each device; all_gather, the gathered output (each device gives 1/n); "
             "reduce_scatter, the input on each device (each ends with 1/n); alltoall, all "
             "that one device holds to send, the 1/n it keeps included. So each device sends "

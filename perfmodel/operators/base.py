@@ -233,8 +233,7 @@ class OperatorModel(ABC):
         if self.family not in FAMILIES:
             return None
         # Another engine's kernels on the same device are nearer than no measurement at all.
-        engines = [self.table_engine, *(e for e in ENGINES if e != self.table_engine)]
-        for engine in engines:
+        for engine in self.table_engines:
             frame = self.store.table(self.device.name, engine, self.family)
             if frame is None:
                 continue
@@ -249,6 +248,11 @@ class OperatorModel(ABC):
     def table_engine(self) -> str:
         """Under which engine's name the table is stored."""
         return self.engine
+
+    @property
+    def table_engines(self) -> tuple[str, ...]:
+        """Whose tables are looked into, in this order."""
+        return (self.table_engine, *(e for e in ENGINES if e != self.table_engine))
 
     def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
         import polars as pl
@@ -270,15 +274,13 @@ class OperatorModel(ABC):
         sound = (times >= floor) | (not self.floor_is_exact)
         if not sound.any():
             times, sound = np.array(floor), np.ones(len(rows), dtype=bool)
-        start_s = float(times[sound].min())
         work = np.broadcast_to(self.work(categories, columns), (len(rows),))
-        ratio = times / (work + start_s)
-        return RatioTable.build(
+        return RatioTable.of_times(
             keys=_columns(columns, self.slices, len(rows))[sound],
             weights=list(self.slices.values()),
             coordinates=_columns(table_axes, self.axes, len(rows))[sound],
-            ratio=ratio[sound],
-            start_s=start_s,
+            times=times[sound],
+            work=work[sound],
         )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from perfmodel.engine import ENGINES, PYTORCH
 from perfmodel.hardware import Device, Link
 from perfmodel.operators.base import (
     Bound,
@@ -89,8 +90,16 @@ class NcclCollective(OperatorModel):
 
     @property
     def table_engine(self) -> str:
-        """NCCL's tables are the same under every engine."""
-        return "nccl"
+        """NCCL's tables are the same under every engine; but a machine's own come first."""
+        if self.engine != PYTORCH.name:
+            return "nccl"
+        own = self.store.table(self.device.name, self.engine, self.family)
+        return "nccl" if own is None else self.engine
+
+    @property
+    def table_engines(self) -> tuple[str, ...]:
+        """The machine's own table, then NCCL's."""
+        return tuple(dict.fromkeys((self.table_engine, "nccl", *ENGINES)))
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
         """Every byte that another device needs leaves (or enters) this one once."""

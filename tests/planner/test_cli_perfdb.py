@@ -245,6 +245,7 @@ def test_collections_that_cannot_be(tmp_path: Path) -> None:
     assert "expected cpu or cuda" in refused(*options, "tpu")
     assert "unknown operator family 'gem'" in refused(*options, "cpu", "--family", "gem")
     assert "must be positive" in refused(*options, "cpu", "--error", 0)
+    assert "at least one device" in refused(*options, "cpu", "--world", 0)
     assert "unknown model 'x9'" in refused(*options, "cpu", "--model", "x9")
     assert "device name 'A b'" in refused(*options, "cpu", "--name", "A b")
     assert not (tmp_path / "own").exists()

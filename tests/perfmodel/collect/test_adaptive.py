@@ -52,7 +52,7 @@ def p90(points: dict[tuple[int, ...], float], timing: Timing) -> float:
 def test_reaches_the_bound_with_fewer_rows_than_a_uniform_grid() -> None:
     refinement, rows = refine(ragged)
     assert refinement.done
-    assert p90(refinement.ratios, ragged) <= 1.3 * BOUND
+    assert p90(refinement.times, ragged) <= 1.3 * BOUND
     assert float(np.quantile(refinement.errors, 0.9)) <= BOUND
     uniform = next(
         len(points) for size in range(3, 60) if p90(points := grid(size, size), ragged) <= BOUND
@@ -84,7 +84,7 @@ def test_noise_is_not_chased() -> None:
 
 
 def test_same_draws_every_time() -> None:
-    assert list(refine(ragged)[0].ratios) == list(refine(ragged)[0].ratios)
+    assert list(refine(ragged)[0].times) == list(refine(ragged)[0].times)
 
 
 def test_shapes_that_cannot_be_measured_are_left_out() -> None:
@@ -98,7 +98,7 @@ def test_shapes_that_cannot_be_measured_are_left_out() -> None:
         if not refinement.done:
             refinement.round()
     assert refinement.done
-    assert all(m <= 100 for m, _ in refinement.ratios)
+    assert all(m <= 100 for m, _ in refinement.times)
 
 
 def test_middles_are_multiples_and_apart() -> None:

@@ -6,17 +6,19 @@ from pathlib import Path
 
 import pytest
 from formula_bench import BANDWIDTH, FormulaBench, formula_s
+from measured_points import check_measured_points
 
 from perfmodel.collect import collect
 from perfmodel.collect.collection import Progress
 from perfmodel.collect.journal import RowId, row_id
-from perfmodel.collect.measure import Key
+from perfmodel.collect.measure import Key, Sample, UnavailableError
 from perfmodel.collect.results import Report
 from perfmodel.database import PerfStore
 from perfmodel.engine import ENGINES, PYTORCH, engine_profile
 from perfmodel.errors import InputError
 from perfmodel.hardware import load_device
 from perfmodel.operators import Kind, Operators
+from perfmodel.operators.collective import NcclCollective
 
 WANTED = ("gemm", "attention_generation")
 
@@ -115,10 +117,75 @@ def test_budget_is_kept_and_said(tmp_path: Path) -> None:
 
 
 def test_what_is_not_collected_is_noted(tmp_path: Path) -> None:
+    families = ("mamba2", "collective", "quantize", "kv_transfer")
     report = collect(
-        "cpu", tmp_path, name="own", families=("moe",), bench=FormulaBench(), budget_s=5.0
+        "cpu", tmp_path, name="own", families=families, bench=FormulaBench(), budget_s=5.0
     )
-    assert report.notes == ("moe: not collected; estimates are extrapolated or analytic",)
+    assert report.notes == (
+        "mamba2: not collected; estimates are extrapolated or analytic",
+        "collective: not measurable on a single device; ask for more (world)",
+        "quantize: not collected, no operator model reads it",
+        "kv_transfer: a cpu has no such link",
+    )
+
+
+def test_collectives_are_measured_over_powers_of_two_and_used(tmp_path: Path) -> None:
+    report = collect(
+        "cpu",
+        tmp_path,
+        name="own",
+        families=("collective",),
+        bench=FormulaBench(),
+        budget_s=60.0,
+        world=6,
+    )
+    store = PerfStore([tmp_path], shipped=False)
+    frame = store.table("own", "pytorch", "collective")
+    assert frame is not None
+    assert sorted(set(frame["devices"])) == [2, 4]
+    device = load_device("own", [tmp_path])
+    assert report.machine.peers == device.fast_link.span == 4
+    check_measured_points(store, NcclCollective(device, "pytorch", store))
+    assert NcclCollective(device, "vllm", store).table_engine == "nccl"
+
+
+LATENT_AND_EXPERTS = ("mla_context", "mla_generation", "mla_bmm", "moe")
+
+
+def test_estimates_use_latent_attention_and_experts(tmp_path: Path) -> None:
+    collect(
+        "cpu",
+        tmp_path,
+        name="own",
+        families=LATENT_AND_EXPERTS,
+        bench=FormulaBench(),
+        budget_s=300.0,
+        error_bound=0.5,
+    )
+    store = PerfStore([tmp_path], shipped=False)
+    operators = Operators(load_device("own", [tmp_path]), "pytorch", store)
+    models = {
+        model.family: model
+        for model in (
+            operators.mla_context,
+            operators.mla_generation,
+            operators.mla_absorb,
+            operators.experts,
+        )
+    }
+    for family in LATENT_AND_EXPERTS:
+        check_measured_points(store, models[family])
+
+
+def test_what_is_unavailable_is_tried_again(tmp_path: Path) -> None:
+    class Lost(FormulaBench):
+        def measure(self, family: str, key: Key) -> Sample | None:
+            raise UnavailableError
+
+    first = run(tmp_path, Lost())
+    assert first.families == {}
+    assert "gemm: shapes could not be timed now; call again" in first.notes
+    assert run(tmp_path, FormulaBench()).families["gemm"].reached
 
 
 @pytest.mark.parametrize(
@@ -127,6 +194,7 @@ def test_what_is_not_collected_is_noted(tmp_path: Path) -> None:
         ({"name": "A B"}, "device name"),
         ({"families": ("gem",)}, "unknown operator family 'gem'"),
         ({"budget_s": 0.0}, "must be positive"),
+        ({"world": 0}, "at least one device"),
     ],
 )
 def test_bad_arguments(tmp_path: Path, arguments: dict[str, object], message: str) -> None:
