@@ -29,7 +29,7 @@ from itertools import pairwise
 import numpy as np
 
 from perfmodel.collect.measure import Key, Sample
-from perfmodel.database.grid import RatioTable
+from perfmodel.database.grid import RatioTable, Rows
 
 Point = tuple[int, ...]
 Node = tuple[int, Point]
@@ -232,7 +232,7 @@ class Refinement:
     def _table(self) -> RatioTable:
         points = np.array(list(self.ratios), dtype=float)
         ratio = np.array(list(self.ratios.values()))
-        return RatioTable.build(np.zeros((len(points), 0)), [], points, ratio)
+        return RatioTable.build(Rows(np.zeros((len(points), 0)), points, ratio), [])
 
     def _predict(self, table: RatioTable, points: list[Point]) -> list[float]:
         if not points:
