@@ -29,7 +29,7 @@ from itertools import pairwise
 import numpy as np
 
 from perfmodel.collect.measure import Key, Sample
-from perfmodel.database.grid import RatioTable
+from perfmodel.database.grid import RatioTable, Rows
 
 Point = tuple[int, ...]
 Node = tuple[int, Point]
@@ -249,14 +249,14 @@ class Refinement:
         if not points:
             return []
         known = np.array(list(self.times), dtype=float)
-        table = RatioTable.of_times(
+        rows, start_s = Rows.of_times(
             np.zeros((len(known), 0)),
-            [],
             known,
             np.array(list(self.times.values())),
             np.array(list(self._works.values())),
             self.start.seconds,
         )
+        table = RatioTable.build(rows, [], start_s)
         columns = list(np.array(points, dtype=float).T)
         ratio, _ = table.lookup(np.zeros(len(points), dtype=np.intp), columns)
         work = np.array([self.work_s(self.part.key(point)) for point in points])

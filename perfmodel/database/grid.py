@@ -19,7 +19,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.database._holes import Kin, fill
+from perfmodel.database._holes import Kin, Surroundings, fill
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -34,11 +34,48 @@ UNKNOWN_CORNERS = 0.1
 NEIGHBOURS = 4
 """Slices that speak for a shape without one of its own."""
 
+KIN = 8
+"""Slices consulted for the holes of another."""
+
 FALL_OFF = 2.0
 """Each of them counts by its distance to minus this power."""
 
 SAME = 1e-9
 """Coordinates nearer than this, in octaves, are the same."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N scattered measurements, all figures positive (a key may be zero).
+
+    Attributes:
+        keys: (N, K) slice coordinates.
+        coordinates: (N, D) grid coordinates.
+        ratio: (N,) time over base.
+    """
+
+    keys: FloatArray
+    coordinates: FloatArray
+    ratio: FloatArray
+
+    @classmethod
+    def of_times(
+        cls,
+        keys: FloatArray,
+        coordinates: FloatArray,
+        times: FloatArray,
+        work: FloatArray,
+        start_s: float | None = None,
+    ) -> tuple[Rows, float]:
+        """From measured times: their ratios to the work plus the shortest call, and that call.
+
+        Args:
+            times: (N,) seconds.
+            work: (N,) seconds in proportion to which a time is carried between shapes.
+            start_s: the shortest call, where rows left out here count too.
+        """
+        start = float(times.min()) if start_s is None else start_s
+        return cls(keys, coordinates, times / (work + start)), start
 
 
 @dataclass(frozen=True)
@@ -81,59 +118,43 @@ class RatioTable:
     @classmethod
     def build(
         cls,
-        keys: FloatArray,
+        rows: Rows,
         weights: Sequence[float],
-        coordinates: FloatArray,
-        ratio: FloatArray,
         start_s: float = 0.0,
+        shifts: FloatArray | None = None,
+        relatives: Sequence[Rows] = (),
     ) -> RatioTable:
-        """From N scattered rows: keys (N, K), coordinates (N, D), ratio (N,), all positive.
-
-        Rows that repeat a point count once, by their median.
-        """
-        slices, slice_of_row = np.unique(_log2(keys), axis=0, return_inverse=True)
-        slice_of_row = slice_of_row.reshape(-1)
-        axes: list[FloatArray] = []
-        cell = slice_of_row
-        for column in _log2(coordinates).T:
-            values, position = np.unique(column, return_inverse=True)
-            axes.append(values)
-            cell = cell * len(values) + position.reshape(-1)
-        shape = (len(slices), *(len(axis) for axis in axes))
-        grid = np.full(int(np.prod(shape)), np.nan)
-        order = np.argsort(cell, kind="stable")
-        cells, starts = np.unique(cell[order], return_index=True)
-        logs = np.log(ratio)[order]
-        if len(cells) == len(logs):
-            grid[cells] = logs
-        else:
-            grid[cells] = [np.median(part) for part in np.split(logs, starts[1:])]
-        kin = _kin(slices, np.asarray(weights, dtype=float))
-        log_ratio, inside = fill(_without_spikes(grid.reshape(shape)), axes, kin)
-        return cls(
-            slices, np.asarray(weights, dtype=float), tuple(axes), log_ratio, inside, start_s
-        )
-
-    @classmethod
-    def of_times(
-        cls,
-        keys: FloatArray,
-        weights: Sequence[float],
-        coordinates: FloatArray,
-        times: FloatArray,
-        work: FloatArray,
-        start_s: float | None = None,
-    ) -> RatioTable:
-        """From measured times: their ratios to the work plus the shortest call of the table.
+        """From scattered rows; those that repeat a point count once, by their median.
 
         Args:
-            keys, weights, coordinates: as for `build`.
-            times: (N,) seconds.
-            work: (N,) seconds in proportion to which a time is carried between shapes.
-            start_s: the shortest call, where rows left out here count too.
+            rows: the table's own.
+            weights: (K,) of distances in each key.
+            start_s: what the base adds to the roofline.
+            shifts: as in `blend`, for slices that help to fill another's holes.
+            relatives: rows of the same operator in other number formats, whose jumps help
+                to fill holes.
         """
-        start = float(times.min()) if start_s is None else start_s
-        return cls.build(keys, weights, coordinates, times / (work + start), start)
+        keys = _Lattice.of(rows.keys)
+        codes = np.unique(keys.code(rows.keys))
+        slices = keys.point(codes)
+        axes = _Lattice.of(rows.coordinates)
+        shape = (len(slices), *(len(axis) for axis in axes.values))
+
+        def gridded(part: Rows) -> FloatArray:
+            wanted, cell = keys.code(part.keys), axes.code(part.coordinates)
+            at = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
+            on_grid = (codes[at] == wanted) & (cell >= 0)
+            cells = (at * int(np.prod(shape[1:])) + cell)[on_grid]
+            return _medians(cells, np.log(part.ratio[on_grid]), shape)
+
+        wide = np.asarray(weights, dtype=float)
+        if shifts is None:
+            shifts = np.zeros((len(wide), len(axes.values)))
+        around = Surroundings(
+            axes.values, _kin(slices, wide, shifts), [gridded(part) for part in relatives]
+        )
+        log_ratio, inside = fill(_without_spikes(gridded(rows)), around)
+        return cls(slices, wide, tuple(axes.values), log_ratio, inside, start_s)
 
     def blend(self, keys: FloatArray, shifts: FloatArray) -> Blend:
         """For each of U rows of keys (U, K): the slices that speak for it.
@@ -262,14 +283,65 @@ def _shares(distance: FloatArray) -> FloatArray:
     return shares
 
 
-def _kin(keys: FloatArray, weights: FloatArray) -> Kin:
+def _kin(keys: FloatArray, weights: FloatArray, shifts: FloatArray) -> Kin:
     """For each slice, those nearest to it, itself apart."""
-    if len(keys) < 2:
-        return Kin(np.zeros((len(keys), 0), dtype=np.intp), np.zeros((len(keys), 0)))
-    distance = np.abs(keys[:, None, :] - keys[None, :, :]) @ weights
+    count = min(KIN, len(keys) - 1)
+    if count < 1 or not keys.shape[1]:
+        none = np.zeros((len(keys), 0))
+        return Kin(none.astype(np.intp), none, np.zeros((len(keys), 0, shifts.shape[1])))
+    difference = keys[:, None, :] - keys[None, :, :]
+    distance = np.abs(difference) @ weights
     np.fill_diagonal(distance, np.inf)
-    index, least = _nearest(distance, min(NEIGHBOURS, len(keys) - 1))
-    return Kin(index, _shares(least))
+    index, least = _nearest(distance, count)
+    octaves = np.take_along_axis(difference, index[:, :, None], axis=1) @ shifts
+    return Kin(index, _shares(least), octaves)
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """All combinations of the values that C columns take, numbered in order.
+
+    Attributes:
+        values: C ascending arrays of log2 coordinates.
+    """
+
+    values: tuple[FloatArray, ...]
+
+    @classmethod
+    def of(cls, columns: FloatArray) -> _Lattice:
+        return cls(tuple(np.unique(column) for column in _log2(columns).T))
+
+    def code(self, columns: FloatArray) -> IndexArray:
+        """(N,) numbers of N points, -1 where a point is none of the lattice's."""
+        code = np.zeros(len(columns), dtype=np.intp)
+        missing = np.zeros(len(columns), dtype=bool)
+        for column, values in zip(_log2(columns).T, self.values, strict=True):
+            i = np.minimum(np.searchsorted(values, column), len(values) - 1)
+            missing |= values[i] != column
+            code = code * len(values) + i
+        return np.where(missing, -1, code)
+
+    def point(self, code: IndexArray) -> FloatArray:
+        """(N, C) coordinates of N numbers."""
+        columns: list[FloatArray] = []
+        for values in reversed(self.values):
+            code, i = np.divmod(code, len(values))
+            columns.insert(0, values[i])
+        return np.stack(columns, axis=1) if columns else np.zeros((len(code), 0))
+
+
+def _medians(cells: IndexArray, logs: FloatArray, shape: tuple[int, ...]) -> FloatArray:
+    """A grid of the medians of what falls into each cell; NaN where nothing does."""
+    grid = np.full(int(np.prod(shape)), np.nan)
+    order = np.argsort(cells, kind="stable")
+    own, starts = np.unique(cells[order], return_index=True)
+    logs = logs[order]
+    grid[own] = logs[starts]
+    repeated = np.flatnonzero(np.diff(np.append(starts, len(logs))) > 1)
+    ends = np.append(starts[1:], len(logs))
+    for i in repeated:
+        grid[own[i]] = np.median(logs[starts[i] : ends[i]])
+    return grid.reshape(shape)
 
 
 def _without_spikes(grid: FloatArray) -> FloatArray:

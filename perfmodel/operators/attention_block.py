@@ -35,6 +35,7 @@ class LatentBlock(OperatorModel):
     """
 
     slices: ClassVar[Mapping[str, float]] = {"heads": 1.0}
+    relatives: ClassVar[int] = 0
     efficiency: ClassVar[Roofline] = Roofline(0.4, 0.6, 1.0)
 
     @abstractmethod

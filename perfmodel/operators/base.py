@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.database.grid import RatioTable
+from perfmodel.database.grid import RatioTable, Rows
 from perfmodel.database.schema import FAMILIES
 from perfmodel.engine import ENGINES
 from perfmodel.hardware import Device
@@ -100,6 +100,8 @@ class OperatorModel(ABC):
         similar: for a slice column, by how many octaves per octave of it each axis is read
             further up in a slice that stands in: twice the heads at a batch keep a device as
             busy as half of them at twice the batch.
+        relatives: how many other categories (number formats, routings) of a table are consulted
+            to fill holes in it: their kernels are alike, and change at the same shapes.
         beside: columns that the roofline reads besides axes and slices.
         efficiency: fractions of the compute, memory and link roofline reached where
             nothing was measured.
@@ -112,6 +114,7 @@ class OperatorModel(ABC):
     axes: ClassVar[tuple[str, ...]]
     slices: ClassVar[Mapping[str, float]] = {}
     similar: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    relatives: ClassVar[int] = 3
     beside: ClassVar[tuple[str, ...]] = ()
     efficiency: ClassVar[Roofline] = TYPICAL
     launch_s: ClassVar[float] = 3e-6
@@ -265,6 +268,31 @@ class OperatorModel(ABC):
         return {name: rows[name].to_numpy().astype(float) for name in names}
 
     def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
+        frame = self.store.table(self.device.name, rows["engine"][0], self.family)
+        assert frame is not None
+        relatives = self._relatives(frame, categories)
+        own, start_s = self._ratios(rows, categories)
+        return RatioTable.build(
+            own,
+            weights=list(self.slices.values()),
+            start_s=start_s,
+            shifts=self._shifts(),
+            relatives=[self._ratios(self._select(frame, c), c)[0] for c in relatives],
+        )
+
+    def _relatives(
+        self, frame: pl.DataFrame, categories: Mapping[str, str]
+    ) -> list[dict[str, str]]:
+        """Other categories in a table that share most labels with these."""
+        if not self.relatives:
+            return []
+        found = frame.select(*categories).unique().sort(*categories).to_dicts()
+        others = [other for other in found if other != dict(categories)]
+        others.sort(key=lambda other: sum(other[name] != categories[name] for name in other))
+        return others[: self.relatives]
+
+    def _ratios(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> tuple[Rows, float]:
+        """Measurements as ratios to the base, and what the base adds to the roofline."""
         columns = self.columns(rows)
         floor = np.broadcast_to(largest(self.roofline(categories, columns)), (len(rows),))
         table_axes = self.coordinates(columns)
@@ -275,12 +303,11 @@ class OperatorModel(ABC):
         if not sound.any():
             times, sound = np.array(floor), np.ones(len(rows), dtype=bool)
         work = np.broadcast_to(self.work(categories, columns), (len(rows),))
-        return RatioTable.of_times(
-            keys=_columns(columns, self.slices, len(rows))[sound],
-            weights=list(self.slices.values()),
-            coordinates=_columns(table_axes, self.axes, len(rows))[sound],
-            times=times[sound],
-            work=work[sound],
+        return Rows.of_times(
+            _columns(columns, self.slices, len(rows))[sound],
+            _columns(table_axes, self.axes, len(rows))[sound],
+            times[sound],
+            work[sound],
         )
 
 

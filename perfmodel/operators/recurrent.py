@@ -30,6 +30,8 @@ class _Convolution(OperatorModel):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("batch", "tokens", "channels")
+    # Other categories are other kernels, not the same one in another format.
+    relatives: ClassVar[int] = 0
     beside: ClassVar[tuple[str, ...]] = ("conv_width",)
     efficiency: ClassVar[Roofline] = Roofline(0.5, 0.5, 1.0)
 
@@ -79,6 +81,7 @@ class _Scan(OperatorModel):
     """
 
     axes: ClassVar[tuple[str, ...]] = ("batch", "tokens")
+    relatives: ClassVar[int] = 0
 
     def _floor(
         self,

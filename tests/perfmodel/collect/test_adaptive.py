@@ -7,7 +7,7 @@ import numpy as np
 
 from perfmodel.collect.adaptive import Axis, Refinement, Slice
 from perfmodel.collect.measure import Key, Sample, repeat, summarize
-from perfmodel.database.grid import RatioTable
+from perfmodel.database.grid import RatioTable, Rows
 
 Timing = Callable[[float, float], float]
 M = Axis("m", (1, 64, 4096))
@@ -41,7 +41,8 @@ def refine(timing: Timing, *, rounds: int = 400, spread: float = 0.0) -> tuple[R
 def p90(points: dict[tuple[int, ...], float], timing: Timing) -> float:
     """The table's error at random places of the domain."""
     at = np.array(list(points), dtype=float)
-    table = RatioTable.build(np.zeros((len(at), 0)), [], at, np.array(list(points.values())))
+    rows = Rows(np.zeros((len(at), 0)), at, np.array(list(points.values())))
+    table = RatioTable.build(rows, [])
     draws = np.random.default_rng(1).random((400, 2))
     m, n = 4096 ** draws[:, 0], 256 * 256 ** draws[:, 1]
     ratio, _ = table.lookup(np.zeros(400, dtype=np.intp), [m, n])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from perfmodel.database.grid import RatioTable
+from perfmodel.database.grid import RatioTable, Rows
 
 FloatArray = NDArray[np.float64]
 NO_SLICE = np.zeros(1, dtype=np.intp)
@@ -20,9 +20,8 @@ ratios = st.floats(1.0, 2.9)  # closer together than an outlier and its neighbou
 
 
 def table(points: list[tuple[float, ...]], values: list[float]) -> RatioTable:
-    return RatioTable.build(
-        np.zeros((len(points), 0)), [], np.array(points, dtype=float), np.array(values)
-    )
+    rows = Rows(np.zeros((len(points), 0)), np.array(points, dtype=float), np.array(values))
+    return RatioTable.build(rows, [])
 
 
 def at(grid: RatioTable, *point: float) -> tuple[float, bool]:
@@ -138,6 +137,70 @@ def test_a_jump_at_one_size_is_carried_over_to_a_hole_from_its_neighbours() -> N
     assert at(built, 3, 4) == (pytest.approx(whole[3.0, 4.0], rel=1e-3), True)
 
 
+def test_a_jump_along_the_diagonal_is_followed_at_a_hole() -> None:
+    # A kernel changes where the work of a * b does: every line along an axis cuts the step.
+    sides = [float(2**i) for i in range(8)]
+    whole = {(a, b): 1.5 if a * b == 128 else 1.0 for a, b in product(sides, sides)}
+    known = {point: value for point, value in whole.items() if point != (8.0, 16.0)}
+    built = table(list(known), list(known.values()))
+    assert at(built, 8, 16) == (pytest.approx(1.5, rel=1e-3), True)
+
+
+def test_one_disturbed_measurement_moves_the_hole_beside_it_little() -> None:
+    sides = [float(2**i) for i in range(8)]
+    values = {point: 1.0 for point in product(sides, sides) if point != (8.0, 8.0)}
+    values[8.0, 16.0] = 2.5
+    built = table(list(values), list(values.values()))
+    # The line through it would lie at 2.5**0.5.
+    assert 1.0 <= at(built, 8, 8)[0] < 1.2
+
+
+def test_a_jump_of_another_format_is_carried_over_to_a_hole() -> None:
+    def jumping(key: float, points: list[float], level: float) -> Rows:
+        # Each slice jumps at a place of its own: only its relative knows where.
+        jumps = {1.0: 4, 2.0: 9, 4.0: 6, 8.0: 12}
+        values = [level * (1.0 if np.log2(x) < jumps[key] else 1.6) for x in points]
+        return Rows(np.full((len(points), 1), key), np.array(points)[:, None], np.array(values))
+
+    def joined(parts: list[Rows]) -> Rows:
+        return Rows(
+            np.concatenate([part.keys for part in parts]),
+            np.concatenate([part.coordinates for part in parts]),
+            np.concatenate([part.ratio for part in parts]),
+        )
+
+    axis = [float(2**i) for i in range(16)]
+    keys = [1.0, 2.0, 4.0, 8.0]
+    own = joined([jumping(k, [x for x in axis if k != 2.0 or x != 2.0**9], 1.0) for k in keys])
+    other = joined([jumping(k, axis, 3.0) for k in keys])
+    built = RatioTable.build(own, [1.0], relatives=[other])
+    ratio, inside = built.lookup(np.array([1]), [np.array([2.0**9])])
+    assert ratio[0] == pytest.approx(1.6, rel=0.01)
+    assert inside[0]
+
+
+def test_relatives_off_the_grid_are_ignored() -> None:
+    points = np.array([[1.0], [2.0], [8.0]])
+    own = Rows(np.ones((3, 1)), points, np.array([1.0, 2.0, 3.0]))
+    off = Rows(np.full((3, 1), 5.0), points * 3.0, np.array([9.0, 9.0, 9.0]))
+    alone, beside = (RatioTable.build(own, [1.0], relatives=r) for r in ([], [off]))
+    assert np.array_equal(alone.log_ratio, beside.log_ratio)
+
+
+def test_a_similar_slice_is_read_where_it_does_the_same_work() -> None:
+    # Steps at key * x = 2**12; with a shift of one, the other slice knows where.
+    axis = [float(2**i) for i in range(16)]
+    keys = [float(2**i) for i in range(5)]
+    cells = [(k, x) for k, x in product(keys, axis) if (k, x) != (4.0, 1024.0)]
+    rows = Rows(
+        np.array([[k] for k, _ in cells]),
+        np.array([[x] for _, x in cells]),
+        np.array([1.5 if k * x == 4096.0 else 1.0 for k, x in cells]),
+    )
+    built = RatioTable.build(rows, [1.0], shifts=np.ones((1, 1)))
+    assert built.lookup(np.array([2]), [np.array([1024.0])])[0][0] == pytest.approx(1.5, rel=1e-3)
+
+
 @given(full_grids(), st.data())
 def test_holes_keep_the_other_nodes_and_invent_no_new_extremes(
     grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]], data: st.DataObject
@@ -183,12 +246,12 @@ def blended(
 
 
 def sliced(keys: list[float], values: dict[float, list[float]], axis: list[float]) -> RatioTable:
-    return RatioTable.build(
+    rows = Rows(
         np.repeat(keys, len(axis))[:, None],
-        [1.0],
         np.array(axis * len(keys))[:, None],
         np.array([values[key][i] for key in keys for i in range(len(axis))]),
     )
+    return RatioTable.build(rows, [1.0])
 
 
 @given(
@@ -249,12 +312,12 @@ def test_a_slice_does_not_leak_into_another(
 ) -> None:
     _, points, values = grid
     alone = table(points, values)
-    twice = RatioTable.build(
+    rows = Rows(
         np.repeat([[1.0], [2.0]], len(points), axis=0),
-        [1.0],
         np.array(points * 2, dtype=float),
         np.array(values + [v * 7 for v in values]),
     )
+    twice = RatioTable.build(rows, [1.0])
     for point in points:
         coordinates = [np.array([float(x)]) for x in point]
         both, _ = twice.lookup(np.array([0, 1]), coordinates)
@@ -264,7 +327,7 @@ def test_a_slice_does_not_leak_into_another(
 def test_lookup_broadcasts_slices_and_coordinates() -> None:
     keys = np.array([[1.0], [1.0], [2.0], [2.0]])
     coordinates = np.array([[1.0], [4.0], [1.0], [4.0]])
-    built = RatioTable.build(keys, [1.0], coordinates, np.array([1.0, 2.0, 3.0, 4.0]))
+    built = RatioTable.build(Rows(keys, coordinates, np.array([1.0, 2.0, 3.0, 4.0])), [1.0])
     ratio, inside = built.lookup(np.array([[0], [1]]), [np.array([[1.0, 4.0, 8.0]])])
     assert ratio == pytest.approx(np.array([[1.0, 2.0, 2.0], [3.0, 4.0, 4.0]]))
     assert inside.tolist() == [[True, True, False]] * 2
