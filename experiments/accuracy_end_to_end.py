@@ -20,6 +20,7 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import agreement
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -129,32 +130,10 @@ def draw(seen: list[Seen], path: Path) -> None:
         for row in seen
         for i, name in enumerate(("TTFT", "TPOT"))
     ]
-    charts = []
-    for name in ("TTFT", "TPOT"):
-        part = [row for row in rows if row["metric"] == name]
-        low = min(float(row["measured"]) for row in part) / 1.5
-        high = max(float(row["measured"]) for row in part) * 1.5
-        domain = alt.Scale(type="log", domain=[low, high])
-        ends = [
-            {"x": x, "low": x / 1.05, "high": x * 1.05}
-            for x in (low * (high / low) ** (i / 40) for i in range(41))
-        ]
-        band = (
-            alt.Chart(alt.Data(values=ends))
-            .mark_area(opacity=0.35, color="grey")
-            .encode(x=alt.X("x:Q", scale=domain), y=alt.Y("low:Q", scale=domain), y2="high:Q")
-        )
-        points = (
-            alt.Chart(alt.Data(values=part))
-            .mark_point(size=9, opacity=0.6, clip=True)
-            .encode(
-                x=alt.X("measured:Q", scale=domain, title=f"measured {name}, ms"),
-                y=alt.Y("simulated:Q", scale=domain, title=f"simulated {name}, ms"),
-                color=alt.Color("device:N"),
-                shape=alt.Shape("mode:N"),
-            )
-        )
-        charts.append((band + points).properties(width=380, height=380))
+    charts = [
+        agreement.chart([row for row in rows if row["metric"] == name], name, "device", "mode")
+        for name in ("TTFT", "TPOT")
+    ]
     alt.hconcat(*charts).save(str(path))
 
 

@@ -1,6 +1,6 @@
 """How well are whole steps predicted from operators measured on this very machine?
 
-    python experiments/accuracy_own_machine.py --device cpu [--store DIR] [--budget 600] [--json]
+    python experiments/accuracy_own_machine.py --device cpu [--store DIR] [--budget 600]
         [--model llama|moe-mla]
 
 Collects operator tables (or takes those of `--store`), predicts prefill and decode steps of a
@@ -8,7 +8,7 @@ model with the estimator, runs the same steps in plain PyTorch, and prints both.
 Llama's architecture, or of DeepSeek's: latent attention and routed experts. Nothing is fitted to
 the steps. The collection's grid is generic; `--model-slices` adds the model's own widths and
 heads, as a user who knows what will run may. Run it on an idle machine; where that cannot be
-had, with OMP_NUM_THREADS=1, which times the thread alone.
+had, with OMP_NUM_THREADS=1, which times the thread alone. Saves numbers and figure.
 Bar on a CPU: at most 10 % median error.
 
 Needs PyTorch: pip install 'llm-fleet-planner[collect]'.
@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import agreement
+
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.breakdown import breakdown
 from perfmodel.collect import collect
@@ -42,6 +44,7 @@ from perfmodel.precision import Precision
 from perfmodel.step import StepModel
 from perfmodel.work import StepWork
 
+RESULTS = Path(__file__).parent / "results"
 NAME = "own_machine"
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -271,6 +274,23 @@ def show(rows: list[Row], totals: dict[str, Any]) -> None:
     print(f"repeats of one step differ by {totals['median_spread']:.1%}")
 
 
+def save(rows: list[Row], totals: dict[str, Any], folder: Path, name: str) -> None:
+    """Write the numbers, and the figure of simulated against measured steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"rows": [asdict(row) | {"error": row.error} for row in rows], **totals}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    points = [
+        {
+            "phase": row.phase,
+            "batch": row.batch,
+            "measured": row.measured_s * 1e3,
+            "simulated": row.predicted_s * 1e3,
+        }
+        for row in rows
+    ]
+    agreement.chart(points, "step", "batch", "phase").save(str(folder / f"{name}.svg"))
+
+
 def main() -> None:
     """Run the experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -279,7 +299,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="folder of a collection; made if it has none")
     parser.add_argument("--budget", type=float, default=600.0, help="seconds of collecting")
     parser.add_argument("--model-slices", action="store_true", help="add the model's own shapes")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
     options = parser.parse_args()
     config = configuration(options.model, options.device)
     store = options.store or Path(tempfile.mkdtemp(prefix="own_machine_"))
@@ -304,11 +324,8 @@ def main() -> None:
         time.sleep(SETTLE_S)
     rows = compare(options.device, store, config)
     totals = summary(rows)
-    if options.json:
-        content = {"rows": [asdict(row) | {"error": row.error} for row in rows], **totals}
-        print(json.dumps(content, indent=2))
-    else:
-        show(rows, totals)
+    show(rows, totals)
+    save(rows, totals, options.output, f"accuracy_own_machine_{options.device}_{options.model}")
 
 
 if __name__ == "__main__":

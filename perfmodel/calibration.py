@@ -94,11 +94,9 @@ def fit(
     found = EXPECTED
     for mode, names in (("agg", CONTINUOUS), ("disagg", DISAGGREGATED)):
         of_mode = [row for row in measured if row.deployment.mode == mode]
+        # Of a mode that was hardly measured, what is expected of it stands.
         if len(of_mode) >= LEAST_ROWS or (mode == "agg" and of_mode):
             found = _search(found, names, _drawn(of_mode, sample, seed), trials)
-        else:
-            neutral = Correction()
-            found = replace(found, **{name: getattr(neutral, name) for name in names})
     return found
 
 

@@ -35,7 +35,7 @@ class Seen:
     """One measured row and its predictions, (TTFT, TPOT) in seconds.
 
     Attributes:
-        groups: that it is reported in: all, its mode, device, engine and model.
+        groups: that it is reported in: all, its mode, device, device and mode, and so on.
         before: by the operators alone.
         after: by constants fitted to other rows.
     """
@@ -149,6 +149,7 @@ def _compare(row: Served, correction: Correction) -> Seen:
     groups = (
         "all",
         f"mode {mode}",
+        f"device {deployment.device}",
         f"device {deployment.device} {mode}",
         f"engine {deployment.engine} {mode}",
         f"model {model} {mode}",
