@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from perfmodel.operators.attention import causal_area
-from perfmodel.operators.base import OperatorModel, Roofline
+from perfmodel.operators.base import OperatorModel, Roofline, largest
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS
 
 INDEX_SCALE_BYTES = 4.0
@@ -41,6 +41,10 @@ class LatentBlock(OperatorModel):
     @abstractmethod
     def measured(self, categories: Mapping[str, str]) -> Dimensions:
         """The dimensions of the model in the table."""
+
+    @abstractmethod
+    def has_measured_widths(self, shape: Mapping[str, Any]) -> bool:
+        """Whether the shape's dimensions are those of a model in some table."""
 
     def as_measured(self, shape: Mapping[str, Any], known: Dimensions) -> bool:
         """Whether the shape's dimensions, but for those that are 0, are the known ones."""
@@ -90,3 +94,30 @@ class LatentBlock(OperatorModel):
         beyond = 2.0 * pairs * heads * np.maximum(absorbed, 0.0) / peaks["bf16"]
         floor = Roofline(compute, moved / self.device.memory_bandwidth_bytes_per_s)
         return floor, beyond
+
+
+class LatentDecodeBlock(LatentBlock):
+    """Decode; lengths `context_tokens` and `query_tokens` (verified together; tables: one)."""
+
+    axes: ClassVar[tuple[str, ...]] = ("batch", "context_tokens")
+
+    def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
+        """Weights and the latents that are attended to read once."""
+        return self._parts(categories, shape)[0]
+
+    def work(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Any:
+        """With the operations of absorbed attention."""
+        floor, beyond = self._parts(categories, shape)
+        return largest(Roofline(np.asarray(floor.compute_s) + beyond, floor.bandwidth_s))
+
+    def _parts(
+        self, categories: Mapping[str, str], shape: Mapping[str, Any]
+    ) -> tuple[Roofline, Any]:
+        queries = np.asarray(shape.get("query_tokens", 1.0))
+        before = np.maximum(shape["context_tokens"] - queries, 0.0)
+        return self.least(categories, shape, queries, before)
+
+    def tabulated(self, shape: Mapping[str, Any]) -> Any:
+        """With one query token and a measured model's widths."""
+        alone = np.asarray(shape.get("query_tokens", 1.0)) <= 1.0
+        return alone & self.has_measured_widths(shape)

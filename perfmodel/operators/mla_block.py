@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from perfmodel.operators.attention_block import Dimensions, LatentBlock
+from perfmodel.operators.attention_block import Dimensions, LatentBlock, LatentDecodeBlock
 from perfmodel.operators.base import Roofline, largest
 from perfmodel.precision import FORMATS
 
@@ -31,6 +31,10 @@ class _MlaModule(LatentBlock):
     def measured(self, categories: Mapping[str, str]) -> Dimensions:
         """DeepSeek-V3's."""
         return DEEPSEEK
+
+    def has_measured_widths(self, shape: Mapping[str, Any]) -> bool:
+        """Whether they are DeepSeek-V3's."""
+        return self.as_measured(shape, DEEPSEEK)
 
     @property
     def has_table(self) -> bool:
@@ -71,32 +75,10 @@ class MlaContextModule(_MlaModule):
 
     def tabulated(self, shape: Mapping[str, Any]) -> Any:
         """With DeepSeek-V3's widths and no prefix."""
-        return (np.asarray(shape["prefix_tokens"]) <= 0) & self.as_measured(shape, DEEPSEEK)
+        return (np.asarray(shape["prefix_tokens"]) <= 0) & self.has_measured_widths(shape)
 
 
-class MlaGenerationModule(_MlaModule):
-    """Decode on the latent; lengths `context_tokens` and `query_tokens` (tables: one)."""
+class MlaGenerationModule(LatentDecodeBlock, _MlaModule):
+    """Decode on the latent."""
 
     family: ClassVar[str] = "mla_generation_module"
-    axes: ClassVar[tuple[str, ...]] = ("batch", "context_tokens")
-
-    def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
-        """Weights and latent cache read once."""
-        return self._parts(categories, shape)[0]
-
-    def work(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Any:
-        """With the operations of absorbed attention."""
-        floor, beyond = self._parts(categories, shape)
-        return largest(Roofline(np.asarray(floor.compute_s) + beyond, floor.bandwidth_s))
-
-    def _parts(
-        self, categories: Mapping[str, str], shape: Mapping[str, Any]
-    ) -> tuple[Roofline, Any]:
-        queries = np.asarray(shape.get("query_tokens", 1.0))
-        before = np.maximum(shape["context_tokens"] - queries, 0.0)
-        return self.least(categories, shape, queries, before)
-
-    def tabulated(self, shape: Mapping[str, Any]) -> Any:
-        """With one query token and DeepSeek-V3's widths."""
-        alone = np.asarray(shape.get("query_tokens", 1.0)) <= 1.0
-        return alone & self.as_measured(shape, DEEPSEEK)

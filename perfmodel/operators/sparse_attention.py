@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from perfmodel.database.grid import RatioTable
-from perfmodel.operators.attention_block import Dimensions, LatentBlock
+from perfmodel.operators.attention_block import Dimensions, LatentBlock, LatentDecodeBlock
 from perfmodel.operators.base import Roofline, largest
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ class _SparseModule(LatentBlock):
         ]
         return [choice for choice in choices if choice != own]
 
-    def _as_measured(self, shape: Mapping[str, Any]) -> bool:
+    def has_measured_widths(self, shape: Mapping[str, Any]) -> bool:
+        """Whether they are those of either model."""
         return any(self.as_measured(shape, known) for known in DIMENSIONS.values())
 
 
@@ -109,7 +110,7 @@ class SparseContextModule(_SparseModule):
 
     def tabulated(self, shape: Mapping[str, Any]) -> Any:
         """With a measured model's widths."""
-        return self._as_measured(shape)
+        return self.has_measured_widths(shape)
 
     def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
         """Tables have up to hundreds of prefixes, each in a few rows: octaves of them suffice."""
@@ -122,29 +123,7 @@ LEAST_PREFIX = 128
 """Shorter prefixes change no time in the tables."""
 
 
-class SparseGenerationModule(_SparseModule):
-    """Decode; lengths `context_tokens` and `query_tokens` (verified together; tables: one)."""
+class SparseGenerationModule(LatentDecodeBlock, _SparseModule):
+    """Decode; the indexer's keys are read whole."""
 
     family: ClassVar[str] = "sparse_attention_generation_module"
-    axes: ClassVar[tuple[str, ...]] = ("batch", "context_tokens")
-
-    def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
-        """Weights and the chosen latents read once; the indexer's keys read whole."""
-        return self._parts(categories, shape)[0]
-
-    def work(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Any:
-        """With the operations of absorbed attention."""
-        floor, beyond = self._parts(categories, shape)
-        return largest(Roofline(np.asarray(floor.compute_s) + beyond, floor.bandwidth_s))
-
-    def _parts(
-        self, categories: Mapping[str, str], shape: Mapping[str, Any]
-    ) -> tuple[Roofline, Any]:
-        queries = np.asarray(shape.get("query_tokens", 1.0))
-        before = np.maximum(shape["context_tokens"] - queries, 0.0)
-        return self.least(categories, shape, queries, before)
-
-    def tabulated(self, shape: Mapping[str, Any]) -> Any:
-        """With one query token and a measured model's widths."""
-        alone = np.asarray(shape.get("query_tokens", 1.0)) <= 1.0
-        return alone & self._as_measured(shape)
