@@ -63,17 +63,51 @@ class Experience:
     tpot_s: float
 
 
-@dataclass
-class _Tally:
-    requests: int
-    ttft_s: float = 0.0
-    tpot_s: float = 0.0
-    ended: int = 0
+class _Clients:
+    """What each client sends when, and what it has seen; it sends again once it is answered.
 
-    def experience(self, correction: Correction, extra_s: float = 0.0) -> Experience:
-        tpot = self.tpot_s / self.requests
-        late = correction.request_overhead_s + correction.first_token_steps * tpot + extra_s
-        return Experience(self.ttft_s / self.requests + late, tpot)
+    Attributes:
+        lengths: prompt and output tokens of each request.
+        sent: requests that the engine has not looked at yet, as (arrival, request), soonest first.
+        fixed_s, steps: of what the engine adds to each request besides its steps: a time, and
+            iterations.
+    """
+
+    def __init__(self, load: Load, correction: Correction, extra_s: float = 0.0) -> None:
+        self.lengths = load.lengths()
+        self.sent = [(0.0, i) for i in range(min(load.clients, len(self.lengths)))]
+        self.fixed_s = correction.request_overhead_s + extra_s
+        self.steps = correction.first_token_steps
+        self.ended = 0
+        self._count = len(self.sent)
+        self._ttft_s = self._tpot_s = 0.0
+
+    def arrived(self, now: float) -> list[tuple[float, int]]:
+        """Take over what was sent until now."""
+        found = []
+        while self.sent and self.sent[0][0] <= now:
+            found.append(heapq.heappop(self.sent))
+        return found
+
+    def answer(self, i: int, arrived: float, first: float, now: float) -> None:
+        """A request has all its tokens; its client sends the next one."""
+        tpot = (now - first) / (self.lengths[i][1] - 1)
+        late = self.fixed_s + self.steps * tpot
+        self._ttft_s += first - arrived + late
+        self._tpot_s += tpot
+        self.ended += 1
+        if self._count < len(self.lengths):
+            heapq.heappush(self.sent, (now + late, self._count))
+            self._count += 1
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a request is still to be answered."""
+        return self.ended < len(self.lengths)
+
+    def experience(self) -> Experience:
+        """Means over all requests."""
+        return Experience(self._ttft_s / len(self.lengths), self._tpot_s / len(self.lengths))
 
 
 @dataclass(frozen=True)
@@ -99,76 +133,85 @@ class Scheduling:
 def continuous(
     table: StepTable, correction: Correction, load: Load, scheduling: Scheduling
 ) -> Experience:
-    """Prefill and decode on the same devices."""
+    """Prefill and decode on the same devices.
+
+    In a pipeline every stage works on a micro-batch of its own: a token passes through all
+    stages, while prompts, in one micro-batch at a time, hold the others up at each stage only.
+    """
     decode, mixed = table.decode_surface(correction), table.mixed_surface(correction)
-    ranks, lengths, mixes = table.ranks, load.lengths(), scheduling.mixes
+    ranks, stages, mixes = table.ranks, table.stages, scheduling.mixes
     gain = correction.step_tokens(table.drafts)
     slots, budget = max(scheduling.slots, 1), scheduling.step_tokens * ranks
-    tally = _Tally(len(lengths))
-    # Sent but not yet looked at; then waiting for their prefill.
-    sent: deque[tuple[float, int]] = deque()
-    waiting = deque((0.0, i, lengths[i][0]) for i in range(min(load.clients, len(lengths))))
-    count = len(waiting)
+    clients = _Clients(load, correction)
+    lengths = clients.lengths
+    waiting: deque[tuple[float, int, int]] = deque()
     now, context = 0.0, 0.0
     progress, unpolled, gathered = 0.0, 0, 0
     running: list[tuple[float, int]] = []
-    first: dict[int, float] = {}
-    while tally.ended < len(lengths):
+    began: dict[int, tuple[float, float]] = {}
+    while clients.waiting:
         batch = len(running)
-        if sent and (unpolled >= scheduling.poll_steps or not batch):
-            waiting.extend((arrived, i, lengths[i][0]) for arrived, i in sent)
-            sent.clear()
-            unpolled = 0
+        due = bool(clients.sent) and clients.sent[0][0] <= now
+        if due and (unpolled >= scheduling.poll_steps or not batch):
+            waiting.extend((arrived, i, lengths[i][0]) for arrived, i in clients.arrived(now))
+            unpolled, due = 0, False
         room = waiting and batch < slots
         complete = len(waiting) >= ranks or batch < ranks or gathered >= scheduling.gather_steps
+        micro_batch = -(-batch // (ranks * stages))
         if room and complete:
-            tokens = 0
+            tokens, largest = 0, 0
             done: list[tuple[float, int]] = []
-            while waiting and tokens < budget and batch + len(done) < slots:
+            rest: list[tuple[float, int, int]] = []
+            while waiting and tokens < budget and batch + len(done) + len(rest) < slots:
                 arrived, i, left = waiting.popleft()
-                taken = min(left, budget - tokens)
+                # A prompt is not split over ranks.
+                taken = min(left, scheduling.step_tokens, budget - tokens)
                 tokens += taken
+                largest = max(largest, taken)
                 if taken < left:
-                    waiting.appendleft((arrived, i, left - taken))
+                    rest.append((arrived, i, left - taken))
                 else:
                     done.append((arrived, i))
-            # A prompt is not split over ranks: the fullest one sets the pace.
-            per_rank = max(tokens / ranks, min(tokens, load.isl))
-            now += mixed(-(-batch // ranks) if mixes else 0, per_rank)
+            waiting.extendleft(reversed(rest))
+            beside = micro_batch if mixes else 0
+            took = mixed(beside, max(tokens / ranks, largest), tokens / ranks)
+            others = decode(beside, context / batch) if mixes and batch and stages > 1 else 0.0
+            first = now + took
+            now += (took + (stages - 1) * others) / stages
             if mixes and batch:
                 progress += gain
                 context += gain * batch
             # After a prefill the engine looks for requests at once.
-            unpolled, gathered = scheduling.poll_steps if sent else 0, 0
+            unpolled, gathered = scheduling.poll_steps, 0
             for arrived, i in done:
-                tally.ttft_s += now - arrived
-                first[i] = now
+                began[i] = (arrived, first)
                 heapq.heappush(running, (progress + lengths[i][1] - 1, i))
                 context += lengths[i][0]
-        else:
+        elif batch:
             steps = max(-(-(running[0][0] - progress) // gain), 1.0)
-            if sent:
+            each = decode(micro_batch, context / batch + gain * steps / 2)
+            if due:
                 steps = min(steps, scheduling.poll_steps - unpolled)
+            elif clients.sent:
+                steps = min(steps, max(-(-(clients.sent[0][0] - now) // each), 1.0))
             if room:
                 steps = min(steps, scheduling.gather_steps - gathered)
                 gathered += int(steps)
-            each = decode(-(-batch // ranks), context / batch + gain * steps / 2)
+            each = decode(micro_batch, context / batch + gain * steps / 2)
             now += steps * each
             unpolled += int(steps)
-            if not sent:
+            if not due:
                 # The looks in between found nothing; one may fall on this very step.
                 unpolled = (unpolled - 1) % scheduling.poll_steps + 1
             progress += gain * steps
             context += gain * steps * batch
+        else:
+            now = max(now, clients.sent[0][0])
         while running and running[0][0] <= progress:
             _, i = heapq.heappop(running)
             context -= sum(lengths[i]) - 1
-            tally.tpot_s += (now - first.pop(i)) / (lengths[i][1] - 1)
-            tally.ended += 1
-            if count < len(lengths):
-                sent.append((now, count))
-                count += 1
-    return tally.experience(correction)
+            clients.answer(i, *began.pop(i), now)
+    return clients.experience()
 
 
 @dataclass(frozen=True)
@@ -194,56 +237,56 @@ def disaggregated(
     surface = decode.decode_surface(correction)
     gain = correction.step_tokens(decode.drafts)
     batch_s = prefill.mixed_surface(correction)
-    lengths = load.lengths()
-    tally = _Tally(len(lengths))
-    waiting = deque((0.0, i) for i in range(min(load.clients, len(lengths))))
-    sent = len(waiting)
-    now, progress = 0.0, 0.0
-    free = pools.prefill_workers
+    clients = _Clients(load, correction, correction.handover_s)
+    lengths = clients.lengths
+    waiting: deque[tuple[float, int]] = deque()
+    now, progress, context, launched = 0.0, 0.0, 0.0, 0
+    # When each prefill worker's first stage is free again; batches on their way; their ends.
+    free = [0.0] * pools.prefill_workers
     busy: list[tuple[float, int, list[tuple[float, int]]]] = []
     ready: deque[tuple[float, int]] = deque()
     running: list[tuple[float, int]] = []
-    first: dict[int, float] = {}
-    context, launched = 0.0, 0
-    lanes = pools.decode_workers * decode.ranks
-    while tally.ended < len(lengths):
-        while free and waiting:
+    began: dict[int, tuple[float, float]] = {}
+    lanes = pools.decode_workers * decode.ranks * decode.stages
+    while clients.waiting:
+        waiting.extend(clients.arrived(now))
+        while waiting and free[0] <= now:
+            heapq.heappop(free)
             budget, batch = pools.step_tokens * prefill.ranks, [waiting.popleft()]
-            tokens = lengths[batch[0][1]][0]
+            tokens = largest = lengths[batch[0][1]][0]
             while waiting and tokens + lengths[waiting[0][1]][0] <= budget:
                 batch.append(waiting.popleft())
                 tokens += lengths[batch[-1][1]][0]
-            per_rank = max(tokens / prefill.ranks, min(tokens, load.isl))
-            heapq.heappush(busy, (now + batch_s(0, per_rank), launched, batch))
+                largest = max(largest, lengths[batch[-1][1]][0])
+            took = batch_s(0, max(tokens / prefill.ranks, largest), tokens / prefill.ranks)
+            heapq.heappush(free, now + took / prefill.stages)
+            heapq.heappush(busy, (now + took, launched, batch))
             launched += 1
-            free -= 1
         while ready and len(running) < max(pools.decode_slots, 1):
             arrived, i = ready.popleft()
-            tally.ttft_s += now - arrived
-            first[i] = now
+            began[i] = (arrived, now)
             heapq.heappush(running, (progress + lengths[i][1] - 1, i))
             context += lengths[i][0]
-        pace = 0.0
-        ends = float("inf")
+        pace, event = 0.0, float("inf")
         if running:
             each = surface(-(-len(running) // lanes), context / len(running))
             pace = each / gain
-            ends = now + (running[0][0] - progress) * pace
-        event = min(ends, busy[0][0] if busy else float("inf"))
+            event = now + (running[0][0] - progress) * pace
+        if busy:
+            event = min(event, busy[0][0])
+        if waiting:
+            event = min(event, free[0])
+        if clients.sent:
+            event = min(event, clients.sent[0][0])
         if running:
             steps = (event - now) / pace
             progress += steps
             context += steps * len(running)
-        now = event
+        now = max(now, event)
         while busy and busy[0][0] <= now:
             ready.extend(heapq.heappop(busy)[2])
-            free += 1
         while running and running[0][0] <= progress + 1e-9:
             _, i = heapq.heappop(running)
             context -= sum(lengths[i]) - 1
-            tally.tpot_s += (now - first.pop(i)) / (lengths[i][1] - 1)
-            tally.ended += 1
-            if sent < len(lengths):
-                waiting.append((now, sent))
-                sent += 1
-    return tally.experience(correction, correction.handover_s)
+            clients.answer(i, *began.pop(i), now)
+    return clients.experience()

@@ -47,6 +47,7 @@ class Source:
     """What a row's source says.
 
     Attributes:
+        is_sample: the row is of the public sample, which gathers this benchmark's runs and others.
         is_public: a run of this benchmark.
         measured: date, as `2026-01-31`; empty if not said.
         clients: 0 if not said.
@@ -55,6 +56,7 @@ class Source:
     is_public: bool = False
     measured: str = ""
     clients: int = 0
+    is_sample: bool = False
 
     @classmethod
     def of(cls, text: str) -> Source:
@@ -62,7 +64,9 @@ class Source:
         named = re.search(r"silicon_concurrency=(\d+)", text)
         date = re.search(r"measured=(\d{4}-\d\d-\d\d)", text)
         public = re.search(r"source_file=\d{4}-\d\d-\d\d\.csv", text) is not None
-        return cls(public, date.group(1) if date else "", int(named.group(1)) if named else 0)
+        clients = int(named.group(1)) if named else 0
+        sample = "source_file=" in text
+        return cls(public, date.group(1) if date else "", clients, sample)
 
 
 def draft_tokens(engine: str, version: str, measured: str, attention_dp: int) -> int:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from perfmodel import public_runs
+from perfmodel import public_runs, readings
 from perfmodel.architecture import ModelArchitecture, load_model
 from perfmodel.closed_loop import Experience, Load, Pools, Scheduling, continuous, disaggregated
 from perfmodel.correction import Correction
@@ -16,7 +15,7 @@ from perfmodel.deployments import Degrees, Deployment
 from perfmodel.engine import ENGINES, EngineProfile, engine_profile
 from perfmodel.errors import InputError
 from perfmodel.hardware import Device, load_device
-from perfmodel.layout import Layouts
+from perfmodel.layout import Layouts, format_layout
 from perfmodel.memory import replica_memory
 from perfmodel.operators import Operators
 from perfmodel.precision import Precision
@@ -24,7 +23,6 @@ from perfmodel.step import StepModel
 from perfmodel.step_table import StepTable
 from perfmodel.work import StepWork
 
-LARGEST_GROUP = 64
 SATURATION = 1.2
 """Prefill load, in workers' capacities, up to which public runs get by with as many workers.
 
@@ -53,11 +51,11 @@ class Served:
     def play(self, correction: Correction | None = None) -> Experience:
         """What the clients see, by default under the engine's shipped correction."""
         chosen = self.profile.correction if correction is None else correction
-        load, tokens = self.deployment.load, self.profile.step_tokens
+        load = self.deployment.load
         if "agg" in self.tables:
             return continuous(self.tables["agg"], chosen, load, self.scheduling)
         prefill, decode = self.tables["prefill"], self.tables["decode"]
-        tokens = max(tokens, int(np.ceil(load.isl * (1 + load.spread))))
+        tokens = _batch_tokens(self.profile, load)
         workers = self.workers[0] or self._prefill_workers(chosen)
         pools = Pools(workers, self.workers[1], self.slots, tokens)
         return disaggregated(prefill, decode, chosen, load, pools)
@@ -79,8 +77,9 @@ class Served:
         """The fewest prefill workers that the load does not saturate."""
         load = self.deployment.load
         prefill, decode = self.tables["prefill"], self.tables["decode"]
-        service = prefill.mixed_surface(correction)(0, load.isl) / prefill.ranks
-        lanes = self.workers[1] * decode.ranks
+        service = prefill.mixed_surface(correction)(0, load.isl, load.isl)
+        service /= prefill.ranks * prefill.stages
+        lanes = self.workers[1] * decode.ranks * decode.stages
         batch = -(-min(load.clients, self.slots) // lanes)
         tpot = decode.decode_surface(correction)(batch, load.isl + load.osl / 2)
         tpot /= correction.step_tokens(decode.drafts)
@@ -109,29 +108,32 @@ class Server:
             )
         profile = engine_profile(deployment.engine)
         precision = deployment.precision(model.quantization, model.is_moe)
+        if not model.is_moe:
+            deployment = _replicas(deployment)
         load, pools, public = deployment.load, deployment.pools, deployment.source.is_public
-        if "agg" in pools and model.is_moe and pools["agg"].moe_tp > HOST:
-            pools = split(pools["agg"])
+        sampled = deployment.source.is_sample
+        if sampled and "agg" in pools and model.is_moe and pools["agg"].moe_tp > readings.HOST:
+            pools = readings.split(pools["agg"])
         said = "agg" in pools or pools["decode"].workers > 0
         if public and model.is_moe and not said:
-            pools = unsaid(pools, deployment)
+            pools = readings.unsaid(pools, deployment)
         spread = max(pool.moe_ep for pool in pools.values())
         routing = public_runs.routing(profile.name, spread if public else 1)
         step = self._step(model, device, profile, precision, routing)
         if "agg" in pools:
-            layout = _choose(step, pools["agg"], load, load.clients)
+            layout = _layout(step, pools["agg"], load, load.clients, sampled)
             drafts = _drafts(deployment, model, int(layout.dp_a[0]))
             table = _table(step, layout, load, load.clients, drafts=drafts)
             slots = _slots(step, layout, load)
             return Served(deployment, profile, {"agg": table}, {"agg": layout}, slots)
-        decode = _choose(step, pools["decode"], load, load.clients, roomy=True)
+        decode = _layout(step, pools["decode"], load, load.clients, sampled, roomy=True)
         held = _slots(step, decode, load)
-        decoders = pools["decode"].workers
-        if not said:
+        decoders = pools["decode"].workers or 1
+        if not said and sampled:
             # Nobody publishes a pool that most clients cannot get into.
             decoders = max(decoders, -(-load.clients // held))
         share = -(-load.clients // decoders)
-        prefill = _choose(step, pools["prefill"], load, 1, decodes=False)
+        prefill = _layout(step, pools["prefill"], load, 1, sampled, decodes=False)
         drafts = _drafts(deployment, model, int(decode.dp_a[0]))
         tables = {
             "prefill": _table(step, prefill, load, 1, decodes=False),
@@ -157,6 +159,11 @@ class Server:
             self._operators[key] = Operators(device, profile.name, self.store)
         on_device = precision.on(device.peak_flops_per_s)
         return StepModel(model, device, profile, on_device, self._operators[key], routing)
+
+
+def _batch_tokens(engine: EngineProfile, load: Load) -> int:
+    """Prompt tokens of one prefill batch per attention rank: whole prompts, at least one."""
+    return max(engine.step_tokens, int(np.ceil(load.isl * (1 + load.spread))))
 
 
 def _drafts(deployment: Deployment, model: ModelArchitecture, attention_dp: int) -> int:
@@ -188,7 +195,7 @@ def _table(
         sequences=sequences,
         isl=load.isl,
         osl=load.osl,
-        step_tokens=max(step.engine.step_tokens, 1),
+        step_tokens=step.engine.step_tokens if decodes else _batch_tokens(step.engine, load),
         prefills=prefills,
         decodes=decodes,
         drafts=drafts,
@@ -205,6 +212,43 @@ def _slots(step: StepModel, layout: Layouts, load: Load) -> int:
     )
     fits = memory.total[0] <= step.device.memory_bytes
     return int(per_rank[fits].max()) * int(layout.dp_a[0]) if fits.any() else 0
+
+
+def _replicas(deployment: Deployment) -> Deployment:
+    """A dense model's data parallelism as what it is: replicas, among which clients spread."""
+    if "agg" in deployment.pools:
+        clients = -(-deployment.load.clients // deployment.pools["agg"].dp)
+        return replace(deployment, load=replace(deployment.load, clients=clients))
+    pools = {
+        name: replace(pool, dp=1, workers=pool.workers * pool.dp)
+        for name, pool in deployment.pools.items()
+    }
+    return replace(deployment, pools=pools)
+
+
+def _layout(
+    step: StepModel,
+    degrees: Degrees,
+    load: Load,
+    sequences: int,
+    sampled: bool,
+    *,
+    decodes: bool = True,
+    roomy: bool = False,
+) -> Layouts:
+    """A pool's layout: a row of the public sample is read, any other taken at its word.
+
+    Raises:
+        InputError: no layout, or one that does not hold the model.
+    """
+    if sampled:
+        return _choose(step, degrees, load, sequences, decodes=decodes, roomy=roomy)
+    layout = readings.stated(step.model, degrees)
+    if not _slots(step, layout, load):
+        raise InputError(
+            f"{step.model.name} does not fit on {format_layout(layout)} of {step.device.name}"
+        )
+    return layout
 
 
 def _choose(
@@ -225,7 +269,7 @@ def _choose(
         InputError: none holds the model.
     """
     best: tuple[int, float, Layouts] | None = None
-    for tier in readings(step.model, degrees):
+    for tier in readings.readings(step.model, degrees):
         for layout in tier:
             slots = _slots(step, layout, load)
             if slots == 0:
@@ -244,89 +288,3 @@ def _choose(
     if best is not None:
         return best[2]
     raise InputError(f"{step.model.name} does not fit on {degrees} of {step.device.name}")
-
-
-def readings(model: ModelArchitecture, degrees: Degrees) -> Iterator[list[Layouts]]:
-    """The layouts that a row's degrees may mean, in tiers: a later one if no earlier one fits.
-
-    Public files leave attention's data parallelism out, multiply TP by EP where both act on
-    the same devices, or say one device where the model needs many. What no engine could run
-    is read as the nearest that it could.
-    """
-    pp, tp, dp = degrees.pp, degrees.tp, degrees.dp
-    if not model.is_moe:
-        yield [_layout(pp, tp, 1, tp, 1)]
-        return
-    moe_tp, moe_ep = max(degrees.moe_tp, 1), max(degrees.moe_ep, 1)
-    world = max(tp * dp, moe_tp * moe_ep)
-    if is_squared(degrees):
-        ranks = moe_ep if dp > 1 else 1
-        yield [_layout(pp, moe_ep // ranks, ranks, 1, moe_ep)]
-    elif dp > 1:
-        if degrees.moe_tp == degrees.moe_ep == 0:
-            moe_ep = tp * dp
-        if moe_tp * moe_ep == tp * dp:
-            yield [_layout(pp, tp, dp, moe_tp, moe_ep)]
-    elif world <= HOST and moe_tp * moe_ep == world:
-        yield [_layout(pp, world, 1, moe_tp, moe_ep)]
-    size = 2 ** int(np.log2(min(world, LARGEST_GROUP)))
-    for devices in [size] if world > 1 else [2, 4, 8, 16, 32]:
-        tier = [_layout(pp, 1, devices, 1, devices)]
-        if all(group.attention.splits_over(np.array(devices)) for group in model.groups):
-            tier += [_layout(pp, devices, 1, 1, devices), _layout(pp, devices, 1, devices, 1)]
-        yield tier
-
-
-HOST = 8
-"""Devices over which attention is usually cut by heads alone."""
-
-
-def unsaid(pools: Mapping[str, Degrees], deployment: Deployment) -> dict[str, Degrees]:
-    """The pools of a public row that gives one prefill and one decode worker's TP alone.
-
-    Its decode columns repeat the prefill pool's EP.
-    """
-    device, load = deployment.device, deployment.load
-    prefill, decode = pools["prefill"], pools["decode"]
-    world = max(decode.tp * decode.dp, 1)
-    crowded = public_runs.is_crowded(device, world, load.clients, load.isl)
-    if world == 1 and crowded and device in public_runs.WIDE_DOMAINS:
-        world = public_runs.WIDE_GROUP
-    spread = crowded or prefill.moe_ep > 1
-    found = {"prefill": prefill, "decode": decode}
-    if world > 1:
-        found["decode"] = Degrees(
-            tp=1 if crowded else world,
-            pp=decode.pp,
-            dp=world if crowded else 1,
-            moe_tp=1 if spread else world,
-            moe_ep=world if spread else 1,
-            workers=public_runs.decode_workers(world, load.clients, crowded),
-        )
-    ahead = prefill.tp * prefill.dp
-    if ahead > 1 and (deployment.engine == "trtllm" or crowded):
-        found["prefill"] = replace(prefill, tp=1, dp=ahead, moe_tp=1, moe_ep=ahead)
-    return found
-
-
-def is_squared(degrees: Degrees) -> bool:
-    """TP and EP over the same devices, multiplied: `tp64, moe_tp 8, moe_ep 8` is eight devices."""
-    world = degrees.tp * degrees.dp
-    return degrees.moe_tp == degrees.moe_ep > 1 and world == degrees.moe_ep**2 > HOST
-
-
-def split(degrees: Degrees) -> dict[str, Degrees]:
-    """The pools behind a row that gives a disaggregated deployment's devices as one TP.
-
-    No engine cuts an expert into more than a host's devices. Half the devices or more
-    decode, and prefill workers take half a host each, as public recipes have it.
-    """
-    decode = 2 ** int(np.log2(degrees.tp - HOST // 2))
-    return {
-        "prefill": Degrees(HOST // 2, 1, 1, 1, HOST // 2, 0),
-        "decode": Degrees(decode, 1, 1, 1, decode, 1),
-    }
-
-
-def _layout(pp: int, tp: int, dp: int, tp_f: int, ep: int) -> Layouts:
-    return Layouts.from_rows([[pp, tp, 1, dp, tp_f, ep, max(tp * dp // (tp_f * ep), 1)]])

@@ -7,7 +7,6 @@ without evaluating an operator again.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 
@@ -22,20 +21,23 @@ from perfmodel.work import StepWork
 
 FloatArray = NDArray[np.float64]
 
-BATCHES, FILL = 9, (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Batch sizes tabulated up to the largest; prompt tokens of a step, in prompts."""
+BATCHES, FILLS = 12, 14
+"""Batch sizes, and prompt tokens of a step, tabulated from one to the largest."""
+
+POOLED = ("routed", "communication")
+"""Kinds of operators that work on the tokens of all attention ranks together."""
 
 
 class Surface:
-    """Bilinear interpolation over log2 of two coordinates; held at its edges.
+    """Bilinear interpolation over two coordinates; held at its edges.
 
     Args:
-        x, y: ascending coordinates, 0 allowed as a value of its own.
+        x, y: ascending coordinates.
         values: (X, Y).
     """
 
     def __init__(self, x: FloatArray, y: FloatArray, values: FloatArray) -> None:
-        self._axes = [_log2(v) for v in x], [_log2(v) for v in y]
+        self._axes = x.tolist(), y.tolist()
         self._values = values.tolist()
         self._known: dict[tuple[int, int], float] = {}
 
@@ -43,7 +45,7 @@ class Surface:
         """The value at (x, y), both rounded to whole numbers."""
         key = (int(x), int(y))
         if key not in self._known:
-            self._known[key] = self._at(_log2(key[0]), _log2(key[1]))
+            self._known[key] = self._at(*key)
         return self._known[key]
 
     def _at(self, x: float, y: float) -> float:
@@ -53,10 +55,6 @@ class Surface:
         low = (1 - w) * values[i][j] + w * values[i][j2]
         high = (1 - w) * values[i2][j] + w * values[i2][j2]
         return float((1 - u) * low + u * high)
-
-
-def _log2(value: float) -> float:
-    return math.log2(max(value, 0.5))
 
 
 def _cell(axis: list[float], value: float) -> tuple[int, float]:
@@ -105,12 +103,39 @@ class Parts:
 
     def seconds(self, correction: Correction) -> FloatArray:
         """Step times in service, (C,)."""
-        total = np.zeros(len(self.work))
-        for kind, seconds in self.by_kind.items():
-            total += correction.operator_factor(kind) * seconds
-        total *= correction.token_factor(self.work)
+        return self.local_s(correction) + self.pooled_s(correction)
+
+    def local_s(self, correction: Correction) -> FloatArray:
+        """What one attention rank does by itself, and the engine, (C,)."""
+        total = self._operators_s(correction, [k for k in self.by_kind if k not in POOLED])
         total += self.layers * correction.layer_overhead_s(self.work)
         return total + correction.step_overhead_s(self.work)
+
+    def pooled_s(self, correction: Correction) -> FloatArray:
+        """What all attention ranks do together (see `POOLED`), (C,)."""
+        return self._operators_s(correction, [k for k in self.by_kind if k in POOLED])
+
+    def _operators_s(self, correction: Correction, kinds: list[str]) -> FloatArray:
+        total = np.zeros(len(self.work))
+        for kind in kinds:
+            total += correction.operator_factor(kind) * self.by_kind[kind]
+        total *= correction.token_factor(self.work)
+        return total
+
+
+class MixedSurface:
+    """Steps with prompts, where the ranks of a replica may have different numbers of tokens.
+
+    Args:
+        local, pooled: seconds over (sequences per rank beside, prompt tokens per rank).
+    """
+
+    def __init__(self, local: Surface, pooled: Surface) -> None:
+        self._local, self._pooled = local, pooled
+
+    def __call__(self, beside: float, fullest: float, mean: float) -> float:
+        """Seconds, by the prompt tokens of the fullest rank and of the mean one."""
+        return self._local(beside, fullest) + self._pooled(beside, mean)
 
 
 @dataclass(frozen=True)
@@ -124,6 +149,7 @@ class StepTable:
         decode: (B * X,) columns; None if this replica never decodes.
         mixed: ((B + 1) * P,) columns, or (P,) if it never decodes; None if it never prefills.
         ranks: attention data-parallel ranks.
+        stages: of the pipeline; sequences are those of one micro-batch.
         drafts: tokens that speculation drafts per step.
     """
 
@@ -134,6 +160,7 @@ class StepTable:
     mixed: Parts | None
     ranks: int
     drafts: int = 0
+    stages: int = 1
 
     @classmethod
     def of(
@@ -149,12 +176,16 @@ class StepTable:
         decodes: bool = True,
         drafts: int = 0,
     ) -> StepTable:
-        """Tabulate up to `sequences` in flight on the replica, prompts of `isl` tokens."""
-        ranks = int(layout.dp_a[0])
-        most = max(-(-sequences // ranks), 1)
+        """Tabulate up to `sequences` in flight on the replica, prompts of `isl` tokens.
+
+        Args:
+            step_tokens: prompt tokens of a step per attention rank, at most.
+        """
+        ranks, stages = int(layout.dp_a[0]), int(layout.pp[0])
+        most = max(-(-sequences // (ranks * stages)), 1)
         batches = np.unique(np.round(np.geomspace(1, most, BATCHES)))
         contexts = np.unique([isl, isl + osl / 2, isl + osl])
-        fill = np.unique(np.minimum(np.array(FILL) * isl, step_tokens).clip(1.0))
+        fill = np.unique(np.round([*np.geomspace(1, step_tokens, FILLS), min(isl, step_tokens)]))
         decode = mixed = None
         if decodes:
             b, x = (v.ravel() for v in np.meshgrid(batches, contexts, indexing="ij"))
@@ -173,7 +204,7 @@ class StepTable:
                 decode_tokens=drafts + 1,
             )
             mixed = Parts.of(step, layout, work, drafts)
-        return cls(batches, contexts, fill, decode, mixed, ranks, drafts)
+        return cls(batches, contexts, fill, decode, mixed, ranks, drafts, stages)
 
     def decode_surface(self, correction: Correction) -> Surface:
         """Step seconds over (sequences per rank, context tokens)."""
@@ -181,9 +212,13 @@ class StepTable:
         seconds = self.decode.seconds(correction)
         return Surface(self.batches, self.contexts, seconds.reshape(len(self.batches), -1))
 
-    def mixed_surface(self, correction: Correction) -> Surface:
+    def mixed_surface(self, correction: Correction) -> MixedSurface:
         """Step seconds over (sequences per rank beside, prompt tokens per rank)."""
         assert self.mixed is not None
         beside = np.zeros(1) if self.decode is None else np.concatenate([[0.0], self.batches])
-        seconds = self.mixed.seconds(correction)
-        return Surface(beside, self.fill, seconds.reshape(len(beside), -1))
+
+        def surface(seconds: FloatArray) -> Surface:
+            return Surface(beside, self.fill, seconds.reshape(len(beside), -1))
+
+        mixed = self.mixed
+        return MixedSurface(surface(mixed.local_s(correction)), surface(mixed.pooled_s(correction)))

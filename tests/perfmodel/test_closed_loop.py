@@ -142,9 +142,10 @@ def test_prompts_wait_until_every_rank_has_one_or_patience_ends() -> None:
 
 def test_surface_is_exact_at_its_points_and_held_beyond() -> None:
     values = np.array([[1.0, 2.0], [3.0, 5.0]])
-    surface = Surface(np.array([1.0, 4.0]), np.array([8.0, 32.0]), values)
+    surface = Surface(np.array([1.0, 5.0]), np.array([8.0, 32.0]), values)
     assert surface(1, 8) == 1.0
-    assert surface(4, 32) == 5.0
-    assert surface(2, 8) == pytest.approx(2.0)
+    assert surface(5, 32) == 5.0
+    assert surface(3, 8) == pytest.approx(2.0)
+    assert surface(3, 20) == pytest.approx(2.75)
     assert surface(100, 100) == 5.0
     assert surface(0, 1) == 1.0

@@ -16,7 +16,8 @@ from perfmodel.database import PerfStore
 from perfmodel.deployments import Degrees, Deployment, read_deployments
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.layout import format_layout
-from perfmodel.serving import Server, readings, split, unsaid
+from perfmodel.readings import readings, split, unsaid
+from perfmodel.serving import Server
 
 ROW = {
     "id": "a",
