@@ -71,6 +71,9 @@ class _Clients:
         sent: requests that the engine has not looked at yet, as (arrival, request), soonest first.
         fixed_s, steps: of what the engine adds to each request besides its steps: a time, and
             iterations.
+
+    Args:
+        extra_s: further time that the engine adds to each request.
     """
 
     def __init__(self, load: Load, correction: Correction, extra_s: float = 0.0) -> None:
@@ -237,6 +240,7 @@ def disaggregated(
     surface = decode.decode_surface(correction)
     gain = correction.step_tokens(decode.drafts)
     batch_s = prefill.mixed_surface(correction)
+    lanes = pools.decode_workers * decode.ranks * decode.stages
     clients = _Clients(load, correction, correction.handover_s)
     lengths = clients.lengths
     waiting: deque[tuple[float, int]] = deque()
@@ -247,7 +251,6 @@ def disaggregated(
     ready: deque[tuple[float, int]] = deque()
     running: list[tuple[float, int]] = []
     began: dict[int, tuple[float, float]] = {}
-    lanes = pools.decode_workers * decode.ranks * decode.stages
     while clients.waiting:
         waiting.extend(clients.arrived(now))
         while waiting and free[0] <= now:

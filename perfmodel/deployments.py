@@ -62,6 +62,15 @@ FORMATS = {
 """Benchmarks' names of number formats in ours."""
 
 
+DRIFT = 0.1
+"""Lengths vary within this share where a row gives one of each.
+
+Requests all alike would end together and be sent together for ever. Real clients drift apart:
+over the calibration rows of other benchmarks 0, 0.1 and 0.2 leave a median TTFT error of 60,
+27 and 28 %.
+"""
+
+
 @dataclass(frozen=True)
 class Degrees:
     """Parallelism of one pool as the row has it; 0 where it says nothing.
@@ -236,7 +245,7 @@ def _load(row: Mapping[str, str], pools: Mapping[str, Degrees], source: Source) 
     if source.is_public:
         mean = (1 + RANDOM_LENGTHS) / 2
         return Load(max(clients, 1), isl * mean, osl * mean, (1 - RANDOM_LENGTHS) / 2 / mean)
-    return Load(max(clients, 1), isl, osl)
+    return Load(max(clients, 1), isl, osl, DRIFT)
 
 
 def _measured(row: Mapping[str, str]) -> tuple[float, float] | None:

@@ -13,7 +13,7 @@ from perfmodel.architecture import load_model
 from perfmodel.calibration import fit, log_errors
 from perfmodel.correction import NEUTRAL
 from perfmodel.database import PerfStore
-from perfmodel.deployments import Degrees, Deployment, read_deployments
+from perfmodel.deployments import DRIFT, Degrees, Deployment, read_deployments
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.layout import format_layout
 from perfmodel.readings import readings, split, unsaid
@@ -83,7 +83,8 @@ def test_clients_are_the_named_concurrency_else_the_batches(tmp_path: Path) -> N
     assert read(tmp_path, silicon_data_source="lab.csv").load.clients == 16
     ranked = read(tmp_path, silicon_data_source="lab.csv", attention_dp_size="4")
     assert ranked.load.clients == 64
-    assert ranked.load.spread == 0
+    assert (ranked.load.isl, ranked.load.osl) == (1024, 1024)
+    assert ranked.load.spread == DRIFT
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from perfmodel.validation import by_group, cross_validate, errors, serve_all
 HEADER = (
     "id,model_path,system,backend,mode,isl,osl,gemm_quant_mode,moe_quant_mode,batch_size,tp_size"
 )
-LLAMA = "a,meta-llama/Llama-3.1-8B,h100_sxm,vllm,agg,512,64,bfloat16,bfloat16,4,1"
-QWEN = "b,Qwen/Qwen3-8B,h100_sxm,vllm,agg,512,64,bfloat16,bfloat16,4,1"
+LLAMA = "a,meta-llama/Llama-3.1-8B,h100_sxm,vllm,agg,512,64,bfloat16,bfloat16,1,1"
+QWEN = "b,Qwen/Qwen3-8B,h100_sxm,vllm,agg,512,64,bfloat16,bfloat16,1,1"
 
 
 def rows(path: Path, *lines: str) -> list[Deployment]:
