@@ -61,6 +61,18 @@ def test_constants_are_fitted_reported_and_used(folder: Path) -> None:
     assert "has no constants of sglang" in " ".join(done.output.split())
 
 
+def test_a_time_of_zero_is_left_out_by_line(folder: Path) -> None:
+    rows, out = folder / "zero.csv", folder / "zero.yaml"
+    zero = ROWS[0].rsplit(",", 1)[0] + ",0"
+    rows.write_text("\n".join([HEADER, *ROWS[1:], zero]) + "\n")
+    arguments = ["calibrate", str(rows), "--out", str(out), "--no-check"]
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert f"left out: {rows}:5: " in done.stderr
+    assert "silicon_tpot_ms: expected a number above 0, got '0'" in done.stderr
+    assert "from 3 measured rows" in " ".join(done.output.split())
+
+
 def test_nothing_measured_nothing_written(folder: Path) -> None:
     rows, out = folder / "unmeasured.csv", folder / "none.yaml"
     rows.write_text("\n".join([HEADER, ROWS[0].rsplit(",", 2)[0] + ",,"]) + "\n")
