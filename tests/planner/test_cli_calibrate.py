@@ -43,6 +43,8 @@ def test_constants_are_fitted_reported_and_used(folder: Path) -> None:
     done = CliRunner().invoke(app, ["calibrate", str(folder / "rows.csv"), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "constants of vllm from 4 measured rows" in " ".join(done.output.split())
+    assert "caution: 4 agg rows of vllm" in done.output
+    assert "(vllm: other models' rows)" in " ".join(done.output.split())
     assert "model Qwen3-8B agg" in done.output
     found = load_corrections(out)["vllm"]
     # First tokens came a quarter of a second later than the operators explain.
