@@ -31,6 +31,7 @@ from perfmodel.collect.torch_group import sizes
 from perfmodel.database import FAMILIES
 from perfmodel.engine import PYTORCH
 from perfmodel.errors import InputError
+from perfmodel.hardware import device_names
 
 Progress = Callable[[float, str], None]
 
@@ -68,7 +69,7 @@ def collect(
     Args:
         device: what to measure.
         destination: folder; made if absent.
-        name: of the device: lower-case letters, digits, `_`, `-` and `.`.
+        name: of the device: lower-case letters, digits, `_`, `-` and `.`; no shipped device's.
         families: of `FAMILIES`; those that cannot be measured here are noted and left out.
         budget_s: seconds after which no further row is begun.
         error_bound: relative error of interpolation to reach at the 90th percentile.
@@ -86,6 +87,11 @@ def collect(
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise InputError(f"device name {name!r}: expected lower-case letters, digits, _ - and .")
+    if name in device_names():
+        raise InputError(
+            f"device name {name!r}: a shipped device has it, whose figures a query would no longer "
+            f"find; choose another, such as my_{name}"
+        )
     if not error_bound > 0 or not budget_s > 0:
         raise InputError("error bound and budget must be positive")
     if world < 1:

@@ -203,6 +203,7 @@ def test_a_machine_too_busy_to_be_probed_is_refused(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"name": "A B"}, "device name"),
+        ({"name": "h100_sxm"}, "a shipped device has it.* such as my_h100_sxm"),
         ({"families": ("gem",)}, "unknown operator family 'gem'"),
         ({"budget_s": 0.0}, "must be positive"),
         ({"world": 0}, "at least one device"),
