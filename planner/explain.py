@@ -28,6 +28,7 @@ from planner.pairing import Pool, make_choice, transfer_s
 from planner.plan import FleetPlan
 from planner.problem import resolve
 from planner.query import Query
+from planner.report import ttft_lines
 from planner.sweep import Space
 
 TOLERANCE = 1e-6
@@ -160,6 +161,8 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"KV transfer {format_time(moving)}: {per_token:,.0f} cache elements per token, "
             f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
         )
+    target = space.problem.slo.ttft
+    lines += ttft_lines(fleet, target.statistic if target else "mean")
     for host in fleet.hosts:
         lines.append(
             f"{host.hosts} hosts x {host.devices_per_host} {host.device} x "

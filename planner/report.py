@@ -102,19 +102,25 @@ def _precision(formats: Mapping[str, str]) -> str:
     return ", ".join(f"{module} {name}" for module, name in formats.items())
 
 
-def _latency(plan: Plan) -> RenderableType:
-    best = plan.best
-    ttft = best.ttft
+def ttft_lines(fleet: FleetPlan, statistic: str) -> list[str]:
+    """The time to first token as the sum of its parts, and at the target's percentile."""
+    ttft = fleet.ttft
     parts = f"service {format_time(ttft.service_s)} + waiting {format_time(ttft.waiting_s)}"
     parts += f" + request handling {format_time(ttft.handling_s)}"
-    if len(best.pools) > 1:
+    if len(fleet.pools) > 1:
         parts += (
             f" + decode admission {format_time(ttft.admission_s)}"
             f" + KV transfer {format_time(ttft.transfer_s)}"
         )
     lines = [f"TTFT {format_time(ttft.mean_s)} mean = {parts}"]
     if ttft.slo_s is not None:
-        lines.append(f"TTFT {format_time(ttft.slo_s)} at {plan.statistics['ttft']}")
+        lines.append(f"TTFT {format_time(ttft.slo_s)} at {statistic}")
+    return lines
+
+
+def _latency(plan: Plan) -> RenderableType:
+    best = plan.best
+    lines = ttft_lines(best, plan.statistics.get("ttft", "mean"))
     statistic = plan.statistics.get("ttit", "mean")
     text = f"TTIT {format_time(best.ttit_mean_s)} mean"
     if statistic != "mean" and best.ttit_slo_s is not None:

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from perfmodel.hardware import device_names
+from perfmodel.units import format_time
 from planner.cli import BAD_INPUT, INFEASIBLE, app
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -190,6 +191,21 @@ def test_damaged_plans(tmp_path: Path, damage: Any, said: str) -> None:
     damage(plan)
     path.write_text(json.dumps(plan))
     assert said in refused(BAD_INPUT, "explain", path)
+
+
+def test_the_time_to_first_token_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    query = asked(tmp_path, runtime="disaggregated", slo={"ttft": {"p99": "500ms"}})
+    assert planner("solve", query, "-q", "--json", path).exit_code == 0
+    ttft = json.loads(path.read_text())["best"]["ttft"]
+    shown = " ".join(planner("explain", path).stdout.split())
+    names = ("service", "waiting", "request handling", "decode admission", "KV transfer")
+    terms = ("service", "waiting", "handling", "admission", "transfer")
+    parts = " + ".join(
+        f"{name} {format_time(ttft[f'{term}_s'])}" for name, term in zip(names, terms, strict=True)
+    )
+    assert f"TTFT {format_time(ttft['mean_s'])} mean = {parts}" in shown
+    assert f"TTFT {format_time(ttft['slo_s'])} at p99" in shown
 
 
 def test_a_fleet_that_the_plan_lacks(tmp_path: Path) -> None:
