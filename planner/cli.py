@@ -41,7 +41,9 @@ def solve(
     yaml: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file.")] = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one line.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the decision alone, in a few lines.")
+    ] = False,
 ) -> None:
     """Find the cheapest fleet for a query.
 

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from perfmodel.units import format_bytes, format_time
+from perfmodel.units import format_bytes, format_count, format_time
 from planner.plan import FleetPlan, Plan, PoolPlan
 
 
@@ -38,8 +38,7 @@ def headline(plan: Plan) -> Group:
     """The question and the answer, a sentence each."""
     model, workload, best = plan.model, plan.query["workload"], plan.best
     hosts = " + ".join(
-        f"{h.hosts} host{'s' if h.hosts > 1 else ''} of {h.devices_per_host} x {h.device}"
-        for h in best.hosts
+        f"{format_count(h.hosts, 'host')} of {h.devices_per_host} x {h.device}" for h in best.hosts
     )
     targets = ", ".join(
         f"{name.upper()} {plan.query['slo'][name]['seconds'] * 1e3:g} ms ({statistic})"
@@ -88,7 +87,7 @@ def _pools(fleet: FleetPlan) -> RenderableType:
     lines: list[RenderableType] = [table]
     for pool in fleet.pools:
         slots = pool.sequences_in_flight
-        flight = f"{slots} sequences in flight per replica; " if slots else ""
+        flight = f"{format_count(slots, 'sequence')} in flight per replica; " if slots else ""
         lines.append(
             Text(f"{pool.role}: {flight}batch held back by: {', '.join(pool.limits)}", style="dim")
         )

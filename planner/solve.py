@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.database import PerfStore
-from perfmodel.units import format_time
+from perfmodel.units import format_count, format_time
 from planner.assess import assess
 from planner.infeasible import explain_infeasible
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
@@ -198,5 +198,8 @@ def _notes(problem: Problem, plans: Sequence[FleetPlan]) -> tuple[str, ...]:
             )
     idle = sum(h.devices - h.used_devices for h in best.hosts)
     if idle:
-        notes.append(f"{idle} devices of the whole hosts stay idle; they could take other work.")
+        stays = "stays idle; it" if idle == 1 else "stay idle; they"
+        notes.append(
+            f"{format_count(idle, 'device')} of the whole hosts {stays} could take other work."
+        )
     return tuple(notes)

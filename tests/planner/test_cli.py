@@ -68,6 +68,7 @@ def explained(path: Path) -> None:
             assert pool["layout"] in result.stdout
         assert "roofline" in result.stdout
         assert "engine overhead" in result.stdout
+        assert not re.search(r"\b1 (replicas|hosts|sequences)\b", result.stdout)
 
 
 def test_there_is_an_example_for_each_service_class() -> None:
@@ -247,6 +248,14 @@ def test_lists() -> None:
     tables = planner("perfdb", "list").stdout
     for part in ("h200_sxm", "trtllm", "1.3.0rc20", "gemm", "100,668"):
         assert part in tables
+
+
+def test_quiet_is_the_decision_alone(tmp_path: Path) -> None:
+    assert "in a few lines" in " ".join(planner("solve", "--help").stdout.split())
+    shown = planner("solve", asked(tmp_path), "-q").stdout
+    assert "per hour" in shown
+    assert "known by" in shown
+    assert "Pools" not in shown
 
 
 def test_help_names_every_command_and_the_exit_status() -> None:
