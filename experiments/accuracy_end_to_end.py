@@ -4,11 +4,11 @@
     python experiments/accuracy_end_to_end.py --rows ROWS.csv --cross-validate
 
 The first form predicts a file of deployments under the shipped corrections; its measured
-columns may be absent. The second needs them: it fits the corrections on some models and
-tests them on the others, in turn, so that no row is predicted by constants that saw its
-model; it prints errors before and after beside the peer's on the same rows
-(`results/peer_end_to_end.csv`, made by `peer_end_to_end.py`), and draws the figure.
-`planner calibrate` fits the constants to all rows.
+columns may be absent, and where they are not, the median errors are printed. The second
+needs them: it fits the corrections on some models and tests them on the others, in turn, so
+that no row is predicted by constants that saw its model; it prints errors before and after
+beside the peer's on the same rows (`results/peer_end_to_end.csv`, made by
+`peer_end_to_end.py`), and draws the figure. `planner calibrate` fits the constants to all rows.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import NoReturn
 
 import agreement
 from rich.console import Console
@@ -30,6 +31,7 @@ from perfmodel.serving import Served
 from perfmodel.validation import Seen, by_group, cross_validate, errors, serve_all
 
 RESULTS = Path(__file__).parent / "results"
+BAD_INPUT = 2
 PEER = RESULTS / "peer_end_to_end.csv"
 
 
@@ -39,14 +41,25 @@ def predict(served: Served) -> tuple[str, float, float]:
     return served.deployment.id, seen.ttft_s * 1e3, seen.tpot_s * 1e3
 
 
-def write_predictions(rows: list[Served], path: Path) -> None:
-    """Predict all rows and write the file at once."""
+def write_predictions(rows: list[Served], path: Path) -> str:
+    """Predict all rows and write the file at once; says how far they are from the measured."""
     with ProcessPoolExecutor() as executor:
         predictions = list(executor.map(predict, rows, chunksize=32))
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "predicted_ttft_ms", "predicted_tpot_ms"])
         writer.writerows([name, f"{ttft:.4f}", f"{tpot:.5f}"] for name, ttft, tpot in predictions)
+    pairs = [
+        ((ttft / 1e3, tpot / 1e3), row.deployment.measured)
+        for row, (_, ttft, tpot) in zip(rows, predictions, strict=True)
+        if row.deployment.measured is not None
+    ]
+    if not pairs:
+        return ""
+    medians = [errors((seen[i], measured[i]) for seen, measured in pairs) for i in (0, 1)]
+    count = f"{len(pairs):,} measured row{'s' * (len(pairs) != 1)}"
+    ttft, tpot = (f"{values['median']:.1%}" for values in medians)
+    return f"median error over {count}: TTFT {ttft}, TPOT {tpot}"
 
 
 def peer_predictions() -> dict[str, tuple[float, float]]:
@@ -137,6 +150,12 @@ def draw(seen: list[Seen], path: Path) -> None:
     alt.hconcat(*charts).save(str(path))
 
 
+def fail(message: str) -> NoReturn:
+    """Print an error and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(BAD_INPUT)
+
+
 def main() -> None:
     """Run what the options ask for."""
     parser = argparse.ArgumentParser(
@@ -148,6 +167,10 @@ def main() -> None:
         "--cross-validate", action="store_true", help="fit on some models, test on others"
     )
     options = parser.parse_args()
+    if options.out is None and not options.cross_validate:
+        parser.error("nothing to do: give --out FILE, --cross-validate, or both")
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        fail(f"{options.out}: the folder does not exist")
     try:
         served = serve_all(
             options.rows,
@@ -155,9 +178,13 @@ def main() -> None:
             lambda rows: track(rows, "reading", console=Console(stderr=True)),
         )
     except InputError as error:
-        sys.exit(f"error: {error}")
-    if options.out:
-        write_predictions(served, options.out)
+        fail(str(error))
+    if not served:
+        fail(f"{options.rows}: no row that could be predicted")
+    if options.cross_validate and all(row.deployment.measured is None for row in served):
+        fail(f"{options.rows}: no row has measured times to test against")
+    if options.out and (line := write_predictions(served, options.out)):
+        print(line)
     if options.cross_validate:
         seen = cross_validate(served)
         summary = summarize(seen)

@@ -125,7 +125,8 @@ def load_corrections(path: Path = SHIPPED) -> dict[str, Correction]:
     """Corrections by engine.
 
     Raises:
-        ConfigError: unreadable, an unknown constant, or a value that is no number >= 0.
+        ConfigError: unreadable, an unknown or a missing constant, or a value that is no
+            number >= 0.
     """
     from perfmodel.documents import read_yaml
 
@@ -150,6 +151,12 @@ def load_corrections(path: Path = SHIPPED) -> dict[str, Correction]:
                 raise ConfigError(
                     f"expected a number of at least 0, got {value!r}", source=str(path), field=where
                 )
+        if missing := sorted(known - values.keys()):
+            raise ConfigError(
+                f"lacks {', '.join(missing)}; write every constant, as `planner calibrate` does",
+                source=str(path),
+                field=f"engines.{engine}",
+            )
         found[engine] = Correction(**values)
     return found
 

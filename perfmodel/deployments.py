@@ -8,6 +8,7 @@ every reading of that kind is a function here, and says why.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -255,7 +256,10 @@ def _measured(row: Mapping[str, str]) -> tuple[float, float] | None:
         if not text:
             return None
         try:
-            values.append(float(text) / 1e3)
+            value = float(text) / 1e3
         except ValueError:
             raise InputError(f"{name}: expected a number, got {text!r}") from None
+        if not 0 < value < math.inf:
+            raise InputError(f"{name}: expected a number above 0, got {text!r}")
+        values.append(value)
     return values[0], values[1]

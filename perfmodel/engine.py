@@ -44,7 +44,7 @@ ENGINES = {
         EngineProfile("sglang", "SGLang", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05, False),
     )
 }
-"""Serving engines: those that a query may name."""
+"""Serving engines."""
 
 PYTORCH = EngineProfile("pytorch", "PyTorch", NEUTRAL, 0.5 * GIB, 0.0, 0.05)
 """Plain PyTorch, under whose name `perfmodel.collect` stores what it measures.
@@ -53,6 +53,9 @@ Not a serving engine, and so not in `ENGINES`: nothing schedules or batches. Its
 include the dispatch of each operator (on a CPU) or exclude it (CUDA graphs), so that no
 overhead of a step is assumed.
 """
+
+QUERY_ENGINES = (*ENGINES, PYTORCH.name)
+"""Those that a query may name."""
 
 
 def engine_profile(name: str) -> EngineProfile:
@@ -64,6 +67,6 @@ def engine_profile(name: str) -> EngineProfile:
     if name == PYTORCH.name:
         return PYTORCH
     if name not in ENGINES:
-        raise InputError(f"unknown engine {name!r}; expected one of {', '.join(ENGINES)}")
+        raise InputError(f"unknown engine {name!r}; expected one of {', '.join(QUERY_ENGINES)}")
     profile = ENGINES[name]
     return replace(profile, correction=load_corrections().get(name, NEUTRAL))

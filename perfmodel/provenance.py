@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.engine import ENGINES
 from perfmodel.layout import Layouts
 from perfmodel.modules import BOUNDARY, LAYER, Call
 from perfmodel.operators import Kind, OperatorModel, Operators, OperatorTime
@@ -264,7 +263,10 @@ def _why(question: _Question, columns: int) -> Reasons:
     reasons = np.full(columns, "", dtype=object)
     if loaded is None:
         reasons[:] = f"no {model.family} table"
-        if any(model.store.table(model.device.name, e, model.family) is not None for e in ENGINES):
+        searched = (
+            model.store.table(model.device.name, e, model.family) for e in model.table_engines
+        )
+        if any(table is not None for table in searched):
             reasons[:] = f"no {model.family} rows of {_spelled(categories)}"
         return reasons
     table, own = loaded

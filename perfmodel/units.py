@@ -83,3 +83,8 @@ def format_bytes(count: float) -> str:
         if abs(count) >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count:.0f} B"
+
+
+def format_count(number: int, noun: str) -> str:
+    """A number of things, such as `1 host` or `1,200 hosts`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

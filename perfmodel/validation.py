@@ -86,6 +86,28 @@ def fit_engines(rows: Sequence[Served]) -> dict[str, Correction]:
         return {name: job.result() for name, job in jobs.items()}
 
 
+def fitted_to(rows: Sequence[Served]) -> dict[str, dict[str, int]]:
+    """By engine and mode: measured rows that `fit_engines` fits to."""
+    counts: dict[str, dict[str, int]] = {}
+    for engine, members in sorted(_by_engine(rows).items()):
+        modes = [row.deployment.mode for row in members]
+        counts[engine] = {mode: modes.count(mode) for mode in ("agg", "disagg") if mode in modes}
+    return counts
+
+
+def held_out(rows: Sequence[Served]) -> dict[str, str]:
+    """By engine: on what rows the constants are fitted that `cross_validate` tests."""
+    words = {}
+    for engine, members in sorted(_by_engine(rows).items()):
+        if len({row.deployment.model for row in members}) > 1:
+            words[engine] = "other models' rows"
+        elif len({_fold(row, members) for row in members}) > 1:
+            words[engine] = "other rows of the same, its only model"
+        else:
+            words[engine] = "none: too few rows to leave some out"
+    return words
+
+
 def cross_validate(rows: Sequence[Served]) -> list[Seen]:
     """Each measured row, predicted by constants that were fitted without its fold."""
     with _executor() as executor:

@@ -41,7 +41,9 @@ def solve(
     yaml: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file.")] = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print one line.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the decision alone, in a few lines.")
+    ] = False,
 ) -> None:
     """Find the cheapest fleet for a query.
 
@@ -183,7 +185,7 @@ def models() -> None:
 
 
 @app.command()
-def devices(search_path: SearchPath = None) -> None:
+def devices(search_path: SearchPath = None, perfdb_path: PerfdbPath = None) -> None:
     """List devices: memory, bandwidth, peak, default price, and whose operators are measured."""
     from rich.table import Table
 
@@ -193,12 +195,14 @@ def devices(search_path: SearchPath = None) -> None:
     from perfmodel.units import format_bytes
     from planner.problem import price_list
 
-    store = PerfStore()
+    # What `perfdb collect` writes is a device file beside its tables.
+    places = [*(search_path or []), *(perfdb_path or [])]
     table = Table("device", "memory", "TB/s", "bf16 TFLOP/s", "host", "USD/h", "measured", box=None)
     try:
+        store = PerfStore(perfdb_path or [])
         prices = price_list()
-        for name in device_names(search_path or []):
-            device = load_device(name, search_path or [])
+        for name in device_names(places):
+            device = load_device(name, places)
             price = prices.get(device.name)
             measured = [e for e in store.engines(device.name) if e != "nccl"]
             table.add_row(

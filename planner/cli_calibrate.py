@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 COMMENT = """\
 Fitted by `planner calibrate` to measured deployments; perfmodel/correction.py says what
 each constant is."""
+
+FEW = {
+    "agg": "so few hardly hold the constants",
+    "disagg": "so few are not fitted to, and what is expected of hand-overs stands",
+}
+"""What it means that a mode has few rows."""
 
 
 def calibrate(
@@ -35,10 +41,12 @@ def calibrate(
     """
     from rich.console import Console
     from rich.progress import track
+    from rich.text import Text
 
+    from perfmodel.calibration import LEAST_ROWS
     from perfmodel.correction import dump_corrections
     from perfmodel.errors import InputError
-    from perfmodel.validation import cross_validate, fit_engines, serve_all
+    from perfmodel.validation import cross_validate, fit_engines, fitted_to, held_out, serve_all
 
     aside = Console(stderr=True)
 
@@ -56,15 +64,27 @@ def calibrate(
     except InputError as error:
         fail(str(error))
     out.write_text(dump_corrections(fitted, COMMENT))
-    counted = sum(row.deployment.measured is not None for row in served)
-    console().print(f"{out}: constants of {', '.join(fitted)} from {counted:,} measured rows")
+    for engine, modes in fitted_to(served).items():
+        count = sum(modes.values())
+        parts = ", ".join(f"{number:,} {mode}" for mode, number in modes.items())
+        line = f"{out}: constants of {engine} from {count:,} measured row{'s' * (count != 1)}"
+        console().print(Text(f"{line} ({parts})"))
+        for mode, number in modes.items():
+            if number < LEAST_ROWS:
+                console().print(
+                    Text(
+                        f"caution: {number} {mode} row{'s' * (number != 1)} of {engine}: "
+                        f"{FEW[mode]} (expected: at least {LEAST_ROWS})"
+                    )
+                )
     if check:
-        _report(cross_validate(served))
+        _report(cross_validate(served), held_out(served))
 
 
-def _report(seen: list[Seen]) -> None:
+def _report(seen: list[Seen], held_out: Mapping[str, str]) -> None:
     """Median and mean errors by group, before and after the fit."""
     from rich.table import Table
+    from rich.text import Text
 
     from perfmodel.validation import by_group, errors
 
@@ -79,8 +99,11 @@ def _report(seen: list[Seen]) -> None:
             values = (before["median"], after["median"], after["mean"])
             cells += [f"{value:.1%}" for value in values]
         table.add_row(*cells)
+    tested = "; ".join(f"{engine}: {rows}" for engine, rows in held_out.items())
     console().print(
-        "Median (and mean) absolute errors; before: operators alone; "
-        "after: by constants fitted to other models' rows"
+        Text(
+            "Median (and mean) absolute errors; before: operators alone; "
+            f"after: by constants fitted to other rows ({tested})"
+        )
     )
     console().print(table)

@@ -224,6 +224,9 @@ def perfdb_collect(
 ) -> None:
     """Measure this machine's operators with PyTorch; interrupted, it goes on where it stopped.
 
+    Several threads of a CPU that other work disturbs cannot be timed, and such shapes are left
+    out: on a busy machine set OMP_NUM_THREADS=1, of which the time it had a core is measured.
+
     Example: planner perfdb collect my_tables --device cpu --budget-s 300
     """
     from perfmodel.architecture import load_model
@@ -247,6 +250,7 @@ def perfdb_collect(
             progress=progress,
             world=world,
             models=[load_model(one, search_path or []) for one in model or []],
+            warn=lambda text: typer.echo(f"warning: {text}", err=True),
         )
 
     try:

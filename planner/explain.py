@@ -22,12 +22,13 @@ from perfmodel.errors import ConfigError, InputError
 from perfmodel.layout import parse_layout
 from perfmodel.memory import TERMS
 from perfmodel.precision import Precision
-from perfmodel.units import format_bytes, format_time
+from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import assess, breakdowns, role_of
 from planner.pairing import Pool, make_choice, transfer_s
 from planner.plan import FleetPlan
 from planner.problem import resolve
 from planner.query import Query
+from planner.report import ttft_lines
 from planner.sweep import Space
 
 TOLERANCE = 1e-6
@@ -148,7 +149,7 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
                 f"{format_time(pool.ttit_mean_s or 0)})"
             )
         lines.append(
-            f"{pool.role} pool: {pool.replicas} replicas x {pool.qps_per_replica:.4g} QPS = "
+            f"{pool.role} pool: {format_count(pool.replicas, 'replica')} x {pool.qps_per_replica:.4g} QPS = "
             f"{pool.replicas * pool.qps_per_replica:.4g} QPS for {fleet.qps:.4g} demanded "
             f"(utilization {fleet.qps / (pool.replicas * pool.qps_per_replica):.0%})"
         )
@@ -160,9 +161,11 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"KV transfer {format_time(moving)}: {per_token:,.0f} cache elements per token, "
             f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
         )
+    target = space.problem.slo.ttft
+    lines += ttft_lines(fleet, target.statistic if target else "mean")
     for host in fleet.hosts:
         lines.append(
-            f"{host.hosts} hosts x {host.devices_per_host} {host.device} x "
+            f"{format_count(host.hosts, 'host')} x {host.devices_per_host} {host.device} x "
             f"${host.usd_per_device_hour:g} = "
             f"${host.devices * host.usd_per_device_hour:,.2f} per hour"
         )

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from perfmodel.documents import read_yaml, validate
-from perfmodel.engine import ENGINES
+from perfmodel.engine import ENGINES, PYTORCH, QUERY_ENGINES
 from perfmodel.precision import FORMATS
 from perfmodel.traffic import Lengths
 from perfmodel.units import parse_quantity
@@ -263,7 +263,9 @@ class Query(_Strict):
         description="`continuous`, `disaggregated`, or both (a list, or `both`).",
     )
     engine: str = Field(
-        default="trtllm", description="Whose operator tables to use: " + ", ".join(ENGINES)
+        default="trtllm",
+        description=f"Whose operator tables to use: {', '.join(ENGINES)}, or {PYTORCH.name} for "
+        "tables of `planner perfdb collect`.",
     )
     corrections: str | None = Field(
         default=None,
@@ -288,8 +290,9 @@ class Query(_Strict):
     @field_validator("engine")
     @classmethod
     def _known_engine(cls, value: str) -> str:
-        if value not in ENGINES:
-            raise ValueError(f"unknown engine {value!r}; expected one of {', '.join(ENGINES)}")
+        if value not in QUERY_ENGINES:
+            known = ", ".join(QUERY_ENGINES)
+            raise ValueError(f"unknown engine {value!r}; expected one of {known}")
         return value
 
     @field_validator("model")

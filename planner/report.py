@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from perfmodel.units import format_bytes, format_time
+from perfmodel.units import format_bytes, format_count, format_time
 from planner.plan import FleetPlan, Plan, PoolPlan
 
 
@@ -38,8 +38,7 @@ def headline(plan: Plan) -> Group:
     """The question and the answer, a sentence each."""
     model, workload, best = plan.model, plan.query["workload"], plan.best
     hosts = " + ".join(
-        f"{h.hosts} host{'s' if h.hosts > 1 else ''} of {h.devices_per_host} x {h.device}"
-        for h in best.hosts
+        f"{format_count(h.hosts, 'host')} of {h.devices_per_host} x {h.device}" for h in best.hosts
     )
     targets = ", ".join(
         f"{name.upper()} {plan.query['slo'][name]['seconds'] * 1e3:g} ms ({statistic})"
@@ -88,7 +87,7 @@ def _pools(fleet: FleetPlan) -> RenderableType:
     lines: list[RenderableType] = [table]
     for pool in fleet.pools:
         slots = pool.sequences_in_flight
-        flight = f"{slots} sequences in flight per replica; " if slots else ""
+        flight = f"{format_count(slots, 'sequence')} in flight per replica; " if slots else ""
         lines.append(
             Text(f"{pool.role}: {flight}batch held back by: {', '.join(pool.limits)}", style="dim")
         )
@@ -102,19 +101,25 @@ def _precision(formats: Mapping[str, str]) -> str:
     return ", ".join(f"{module} {name}" for module, name in formats.items())
 
 
-def _latency(plan: Plan) -> RenderableType:
-    best = plan.best
-    ttft = best.ttft
+def ttft_lines(fleet: FleetPlan, statistic: str) -> list[str]:
+    """The time to first token as the sum of its parts, and at the target's percentile."""
+    ttft = fleet.ttft
     parts = f"service {format_time(ttft.service_s)} + waiting {format_time(ttft.waiting_s)}"
     parts += f" + request handling {format_time(ttft.handling_s)}"
-    if len(best.pools) > 1:
+    if len(fleet.pools) > 1:
         parts += (
             f" + decode admission {format_time(ttft.admission_s)}"
             f" + KV transfer {format_time(ttft.transfer_s)}"
         )
     lines = [f"TTFT {format_time(ttft.mean_s)} mean = {parts}"]
     if ttft.slo_s is not None:
-        lines.append(f"TTFT {format_time(ttft.slo_s)} at {plan.statistics['ttft']}")
+        lines.append(f"TTFT {format_time(ttft.slo_s)} at {statistic}")
+    return lines
+
+
+def _latency(plan: Plan) -> RenderableType:
+    best = plan.best
+    lines = ttft_lines(best, plan.statistics.get("ttft", "mean"))
     statistic = plan.statistics.get("ttit", "mean")
     text = f"TTIT {format_time(best.ttit_mean_s)} mean"
     if statistic != "mean" and best.ttit_slo_s is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.database import PerfStore
+from perfmodel.units import format_count, format_time
 from planner.assess import assess
 from planner.infeasible import explain_infeasible
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
@@ -20,6 +21,9 @@ from planner.sweep import Space
 
 ALTERNATIVES = 6
 """Runners-up reported."""
+
+TTIT_LIMIT = "TTIT target"
+"""How a pool's limits name that a larger batch would miss the target."""
 
 LEAST_QPS = 1e-3
 """Where the search for the largest demand starts."""
@@ -184,7 +188,18 @@ def _notes(problem: Problem, plans: Sequence[FleetPlan]) -> tuple[str, ...]:
                 f"{unknown:.0%} of the {pool.role} time on {pool.device} rests on extrapolated or "
                 "analytic operators: measure before buying."
             )
+    target = problem.slo.ttit
+    for pool in best.pools:
+        if target is not None and pool.batch == 1 and TTIT_LIMIT in pool.limits:
+            notes.append(
+                f"{pool.role} on {pool.device}: the TTIT target of {format_time(target.seconds)} "
+                f"({target.statistic}) leaves room for one sequence per attention rank at a time; "
+                "a slightly looser one may cost much less."
+            )
     idle = sum(h.devices - h.used_devices for h in best.hosts)
     if idle:
-        notes.append(f"{idle} devices of the whole hosts stay idle; they could take other work.")
+        stays = "stays idle; it" if idle == 1 else "stay idle; they"
+        notes.append(
+            f"{format_count(idle, 'device')} of the whole hosts {stays} could take other work."
+        )
     return tuple(notes)

@@ -31,6 +31,7 @@ from perfmodel.collect.torch_group import sizes
 from perfmodel.database import FAMILIES
 from perfmodel.engine import PYTORCH
 from perfmodel.errors import InputError
+from perfmodel.hardware import device_names
 
 Progress = Callable[[float, str], None]
 
@@ -54,6 +55,7 @@ def collect(
     models: Sequence[ModelArchitecture] = (),
     world: int = 1,
     bench: Bench | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Report:
     """Measure this machine's operators and write them as tables of the store.
 
@@ -67,7 +69,7 @@ def collect(
     Args:
         device: what to measure.
         destination: folder; made if absent.
-        name: of the device: lower-case letters, digits, `_`, `-` and `.`.
+        name: of the device: lower-case letters, digits, `_`, `-` and `.`; no shipped device's.
         families: of `FAMILIES`; those that cannot be measured here are noted and left out.
         budget_s: seconds after which no further row is begun.
         error_bound: relative error of interpolation to reach at the 90th percentile.
@@ -76,14 +78,20 @@ def collect(
         models: models whose own slices are added to the generic grid.
         world: devices (on a CPU: processes) to measure collectives over; one has none.
         bench: what times a row; by default PyTorch.
+        warn: told at the start what will disturb the timings; a note of the report says so too.
 
     Raises:
-        InputError: PyTorch or the device is missing, an argument is out of range, or the
-            journal is damaged or of another machine.
+        InputError: PyTorch or the device is missing, an argument is out of range, the
+            journal is damaged or of another machine, or the machine is too busy to be probed.
         OSError: the destination cannot be written to.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
         raise InputError(f"device name {name!r}: expected lower-case letters, digits, _ - and .")
+    if name in device_names():
+        raise InputError(
+            f"device name {name!r}: a shipped device has it, whose figures a query would no longer "
+            f"find; choose another, such as my_{name}"
+        )
     if not error_bound > 0 or not budget_s > 0:
         raise InputError("error bound and budget must be positive")
     if world < 1:
@@ -98,7 +106,11 @@ def collect(
         if bench is None:
             from perfmodel.collect.torch_bench import TorchBench
 
-            bench = stack.enter_context(closing(TorchBench(device, world)))
+            bench = timer = stack.enter_context(closing(TorchBench(device, world)))
+            if disturbance := timer.disturbance():
+                notes.append(f"when this began, {disturbance}")
+                if warn is not None:
+                    warn(disturbance)
         identity = {
             "device": name,
             "kind": device,
@@ -120,8 +132,9 @@ def collect(
     reports = {family: _family_report(family, refinements, rows) for family in files}
     if run.out_of_time:
         notes.append("the budget ran out before every slice reached the bound")
-    for family in sorted(run.unavailable):
-        notes.append(f"{family}: shapes could not be timed now; call again")
+    for family, (count, reason) in sorted(run.unavailable.items()):
+        why = f" ({reason})" if reason else ""
+        notes.append(f"{family}: {count:,} shapes could not be timed now; call again{why}")
     for family in wanted:
         if family not in files:
             notes.append(f"{family}: no row could be measured within the budget")
@@ -189,7 +202,7 @@ class _Run:
         self.bench, self.journal, self.name, self.bound = bench, journal, name, bound
         self.started, self.budget_s, self.progress = started, budget_s, progress
         self.measured = 0
-        self.unavailable: set[str] = set()
+        self.unavailable: dict[str, tuple[int, str]] = {}
         self.out_of_time = False
         self.longest_s = float("inf")
 
@@ -206,7 +219,10 @@ class _Run:
         """The machine's figures; those of the first call, so that ratios stay comparable."""
         self.say("probing the machine")
         if "machine" not in self.journal.notes:
-            self.journal.note("machine", asdict(self.bench.machine()))
+            try:
+                self.journal.note("machine", asdict(self.bench.machine()))
+            except UnavailableError as error:
+                raise InputError(f"the machine cannot be timed now: {error}") from None
         return Machine(**self.journal.notes["machine"])
 
     def refine(self, parts: Iterable[Slice], longest_s: float) -> list[Refinement]:
@@ -260,8 +276,9 @@ class _Run:
             return None
         try:
             sample = self.bench.measure(family, key)
-        except UnavailableError:
-            self.unavailable.add(family)
+        except UnavailableError as error:
+            count, _ = self.unavailable.get(family, (0, ""))
+            self.unavailable[family] = (count + 1, str(error))
             return None
         self.journal.add(family, key, sample)
         self.measured += 1

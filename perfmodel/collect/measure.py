@@ -72,7 +72,11 @@ class Bench(Protocol):
     """What else must be the same for rows to belong to one table, e.g. the threads used."""
 
     def machine(self) -> Machine:
-        """Warm up, and measure the peaks."""
+        """Warm up, and measure the peaks.
+
+        Raises:
+            UnavailableError: a later call may succeed.
+        """
 
     def measure(self, family: str, key: Key) -> Sample | None:
         """Time one shape; None if it does not fit the machine or no kernel takes it.

@@ -48,10 +48,18 @@ TRIES = 4
 """A timing in which another process took a core is repeated, at most so often in all.
 
 Threads that meet at a barrier wait for one that lost its core: a product of 0.1 ms then takes
-a scheduler's slice, 4 or 8 ms. Where the machine is busy throughout, that is what is measured,
-and only the spread tells: wait, or measure one thread (`OMP_NUM_THREADS=1`), of which the
-time it had a core is taken.
+a scheduler's slice, 4 or 8 ms, with hardly any spread. So what several threads were disturbed in
+every time is no measurement (`UnavailableError`). Wait, or measure one thread
+(`OMP_NUM_THREADS=1`), of which the time it had a core is taken.
 """
+
+BUSY_LOAD = 1 / 3
+"""Processes that want a core, per core, from which several threads cannot well be timed."""
+
+BUSY = (
+    "other work keeps the cores busy: set OMP_NUM_THREADS=1 (of one thread, the time it had a "
+    "core is measured), or wait"
+)
 
 LONG_S = 5e-3
 """A timing of one thread that lasts so long is not repeated: what a preemption costs it, the
@@ -128,6 +136,12 @@ class TorchBench:
         wanted = pool_bytes or ((16 << 30) if self.cuda else max(1 << 30, 3 * cache_bytes()))
         self.pool = Pool(self.torch, device, int(min(wanted, 0.4 * memory)) // 2)
 
+    def disturbance(self) -> str:
+        """What keeps several threads of a CPU from being timed well now; empty if nothing."""
+        if self.cuda or self.torch.get_num_threads() == 1:
+            return ""
+        return BUSY if busy_cores() else ""
+
     def close(self) -> None:
         """End the processes that were started for collectives."""
         if self._group is not None:
@@ -140,7 +154,8 @@ class TorchBench:
         formats = ["bf16", *(["fp8"] if self._has_fp8() else [])]
         stop = time.perf_counter() + 1.0
         while time.perf_counter() < stop:
-            self.measure("gemm", {"dtype": "bf16", "m": 1024, "n": 2048, "k": 2048})
+            with contextlib.suppress(UnavailableError):
+                self.measure("gemm", {"dtype": "bf16", "m": 1024, "n": 2048, "k": 2048})
         for dtype in formats:
             rates = []
             for size in sizes:
@@ -301,7 +316,9 @@ def _time_cpu(built: Built, threads: int) -> Sample:
             # Long timings meet the kernel's own housekeeping in any case.
             allowed = took / HOUSEKEEPING_S
             if _preemptions() - before <= allowed or (threads == 1 and took > LONG_S):
-                break
+                return took / loop
+        if threads > 1:
+            raise UnavailableError(BUSY)
         return took / loop
 
     # A cycle of long calls is repeated less often than one call.
@@ -312,6 +329,14 @@ def _time_cpu(built: Built, threads: int) -> Sample:
 def _preemptions() -> int:
     """How often any thread of this process has lost its core to another process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def busy_cores() -> bool:
+    """Whether other work wants the cores: by the load average of the last minute."""
+    try:
+        return os.getloadavg()[0] > BUSY_LOAD * len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return False
 
 
 def cache_bytes() -> int:

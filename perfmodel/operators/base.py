@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from perfmodel.database.grid import RatioTable, Rows
 from perfmodel.database.schema import FAMILIES
-from perfmodel.engine import ENGINES
+from perfmodel.engine import ENGINES, PYTORCH
 from perfmodel.hardware import Device
 
 if TYPE_CHECKING:
@@ -255,6 +255,8 @@ class OperatorModel(ABC):
     @property
     def table_engines(self) -> tuple[str, ...]:
         """Whose tables are looked into, in this order."""
+        if self.engine == PYTORCH.name:
+            return (self.table_engine,)
         return (self.table_engine, *(e for e in ENGINES if e != self.table_engine))
 
     def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:

@@ -99,7 +99,8 @@ class NcclCollective(OperatorModel):
     @property
     def table_engines(self) -> tuple[str, ...]:
         """The machine's own table, then NCCL's."""
-        return tuple(dict.fromkeys((self.table_engine, "nccl", *ENGINES)))
+        others = () if self.engine == PYTORCH.name else ENGINES
+        return tuple(dict.fromkeys((self.table_engine, "nccl", *others)))
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
         """Every byte that another device needs leaves (or enters) this one once."""

@@ -115,6 +115,10 @@ def test_file_round_trips(tmp_path: Path) -> None:
         ("engines: {vllm: {speed: 2}}", "engines.vllm.speed: unknown; constants are"),
         ("engines: {vllm: {layer_gap_s: -1}}", "expected a number of at least 0, got -1"),
         ("engines: {vllm: {layer_gap_s: fast}}", "expected a number of at least 0, got 'fast'"),
+        (
+            "engines: {vllm: {acceptance: 0.7, layer_gap_s: 0.0001, collective_factor: 1}}",
+            "engines.vllm: lacks expert_factor, first_token_steps, handover_s, iteration_overhead",
+        ),
         ("engines: 3", "engines: expected engines by name"),
     ],
 )

@@ -95,6 +95,10 @@ def test_clients_are_the_named_concurrency_else_the_batches(tmp_path: Path) -> N
         ({"osl": "0"}, "isl, osl: expected at least one token each"),
         ({"gemm_quant_mode": "fp3"}, "gemm_quant_mode: unknown format 'fp3'"),
         ({"silicon_tpot_ms": "fast"}, "silicon_tpot_ms: expected a number, got 'fast'"),
+        ({"silicon_tpot_ms": "0"}, "silicon_tpot_ms: expected a number above 0, got '0'"),
+        ({"silicon_ttft_ms": "-3"}, "silicon_ttft_ms: expected a number above 0, got '-3'"),
+        ({"silicon_ttft_ms": "nan"}, "silicon_ttft_ms: expected a number above 0, got 'nan'"),
+        ({"silicon_ttft_ms": "inf"}, "silicon_ttft_ms: expected a number above 0, got 'inf'"),
     ],
 )
 def test_senseless_row_is_named_and_the_rest_read(

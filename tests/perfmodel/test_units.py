@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfmodel.units import format_bytes, format_time, parse_quantity
+from perfmodel.units import format_bytes, format_count, format_time, parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,9 @@ def test_formats() -> None:
     assert format_time(1.25) == "1.25 s"
     assert format_bytes(80 * 2**30) == "80.0 GiB"
     assert format_bytes(12) == "12 B"
+
+
+def test_one_thing_is_singular() -> None:
+    assert format_count(1, "host") == "1 host"
+    assert format_count(0, "host") == "0 hosts"
+    assert format_count(1200, "host") == "1,200 hosts"

@@ -11,7 +11,14 @@ from perfmodel import validation
 from perfmodel.correction import NEUTRAL, Correction
 from perfmodel.deployments import Deployment, read_deployments
 from perfmodel.serving import Served, Server
-from perfmodel.validation import by_group, cross_validate, errors, serve_all
+from perfmodel.validation import (
+    by_group,
+    cross_validate,
+    errors,
+    fitted_to,
+    held_out,
+    serve_all,
+)
 
 HEADER = (
     "id,model_path,system,backend,mode,isl,osl,gemm_quant_mode,moe_quant_mode,batch_size,tp_size"
@@ -69,6 +76,21 @@ def test_rows_are_predicted_by_constants_of_other_models(
         assert row.after[0] == pytest.approx(row.measured[0] + 1.0)
     assert next(iter(by_group(seen.values()))) == "all"
     assert len(by_group(seen.values())["model Qwen3-8B agg"]) == 1
+
+
+def test_what_each_engine_is_tested_on_is_said(tmp_path: Path) -> None:
+    others = [LLAMA.replace("a,", f"a{i},").replace("vllm", "sglang") for i in range(8)]
+    lone = LLAMA.replace("vllm", "trtllm")
+    served = [
+        replace(row, deployment=replace(row.deployment, measured=(0.1, 0.01)))
+        for row in map(Server().serve, rows(tmp_path / "rows.csv", LLAMA, QWEN, *others, lone))
+    ]
+    assert held_out(served) == {
+        "sglang": "other rows of the same, its only model",
+        "trtllm": "none: too few rows to leave some out",
+        "vllm": "other models' rows",
+    }
+    assert fitted_to(served) == {"sglang": {"agg": 8}, "trtllm": {"agg": 1}, "vllm": {"agg": 2}}
 
 
 def test_errors_are_relative_to_what_was_measured() -> None:

@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from perfmodel.hardware import device_names
+from perfmodel.units import format_time
 from planner.cli import BAD_INPUT, INFEASIBLE, app
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
@@ -67,6 +68,7 @@ def explained(path: Path) -> None:
             assert pool["layout"] in result.stdout
         assert "roofline" in result.stdout
         assert "engine overhead" in result.stdout
+        assert not re.search(r"\b1 (replicas|hosts|sequences)\b", result.stdout)
 
 
 def test_there_is_an_example_for_each_service_class() -> None:
@@ -192,6 +194,21 @@ def test_damaged_plans(tmp_path: Path, damage: Any, said: str) -> None:
     assert said in refused(BAD_INPUT, "explain", path)
 
 
+def test_the_time_to_first_token_is_explained(tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    query = asked(tmp_path, runtime="disaggregated", slo={"ttft": {"p99": "500ms"}})
+    assert planner("solve", query, "-q", "--json", path).exit_code == 0
+    ttft = json.loads(path.read_text())["best"]["ttft"]
+    shown = " ".join(planner("explain", path).stdout.split())
+    names = ("service", "waiting", "request handling", "decode admission", "KV transfer")
+    terms = ("service", "waiting", "handling", "admission", "transfer")
+    parts = " + ".join(
+        f"{name} {format_time(ttft[f'{term}_s'])}" for name, term in zip(names, terms, strict=True)
+    )
+    assert f"TTFT {format_time(ttft['mean_s'])} mean = {parts}" in shown
+    assert f"TTFT {format_time(ttft['slo_s'])} at p99" in shown
+
+
 def test_a_fleet_that_the_plan_lacks(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     assert planner("solve", asked(tmp_path), "-q", "--json", path).exit_code == 0
@@ -231,6 +248,14 @@ def test_lists() -> None:
     tables = planner("perfdb", "list").stdout
     for part in ("h200_sxm", "trtllm", "1.3.0rc20", "gemm", "100,668"):
         assert part in tables
+
+
+def test_quiet_is_the_decision_alone(tmp_path: Path) -> None:
+    assert "in a few lines" in " ".join(planner("solve", "--help").stdout.split())
+    shown = planner("solve", asked(tmp_path), "-q").stdout
+    assert "per hour" in shown
+    assert "known by" in shown
+    assert "Pools" not in shown
 
 
 def test_help_names_every_command_and_the_exit_status() -> None:

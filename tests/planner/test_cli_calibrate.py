@@ -43,6 +43,8 @@ def test_constants_are_fitted_reported_and_used(folder: Path) -> None:
     done = CliRunner().invoke(app, ["calibrate", str(folder / "rows.csv"), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert "constants of vllm from 4 measured rows" in " ".join(done.output.split())
+    assert "caution: 4 agg rows of vllm" in done.output
+    assert "(vllm: other models' rows)" in " ".join(done.output.split())
     assert "model Qwen3-8B agg" in done.output
     found = load_corrections(out)["vllm"]
     # First tokens came a quarter of a second later than the operators explain.
@@ -59,6 +61,18 @@ def test_constants_are_fitted_reported_and_used(folder: Path) -> None:
     done = CliRunner().invoke(app, ["solve", str(query)])
     assert done.exit_code == 2
     assert "has no constants of sglang" in " ".join(done.output.split())
+
+
+def test_a_time_of_zero_is_left_out_by_line(folder: Path) -> None:
+    rows, out = folder / "zero.csv", folder / "zero.yaml"
+    zero = ROWS[0].rsplit(",", 1)[0] + ",0"
+    rows.write_text("\n".join([HEADER, *ROWS[1:], zero]) + "\n")
+    arguments = ["calibrate", str(rows), "--out", str(out), "--no-check"]
+    done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    assert f"left out: {rows}:5: " in done.stderr
+    assert "silicon_tpot_ms: expected a number above 0, got '0'" in done.stderr
+    assert "from 3 measured rows" in " ".join(done.output.split())
 
 
 def test_nothing_measured_nothing_written(folder: Path) -> None:

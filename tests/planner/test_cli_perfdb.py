@@ -222,6 +222,42 @@ def test_a_collection_is_used_and_checked(collected: tuple[Path, str]) -> None:
     assert "qkv_proj" in covered
 
 
+def test_a_query_uses_what_was_collected(collected: tuple[Path, str]) -> None:
+    folder, _ = collected
+    query, plan = folder.parent / "query.yaml", folder.parent / "plan.json"
+    query.write_text(
+        "model: qwen3-0.6b\n"
+        "workload: {qps: 0.01, input_tokens: 200, output_tokens: 20}\n"
+        "devices: [{name: local_cpu, usd_per_device_hour: 1.0}]\n"
+        "slo: {ttit: 50ms}\n"
+        "engine: pytorch\n"
+        "search: {max_replica_devices: 1}\n"
+    )
+    options = ["solve", str(query), "--search-path", str(folder), "--json", str(plan)]
+    solved = CliRunner().invoke(app, [*options, "--perfdb", str(folder)])
+    assert solved.exit_code == 0, solved.output
+    pool = json.loads(plan.read_text())["best"]["pools"][0]
+    assert pool["device"] == "local_cpu"
+    assert pool["time_by_kind"]["measured"] > 0.3
+    without = CliRunner().invoke(app, options)
+    assert without.exit_code == 0, without.output
+    pool = json.loads(plan.read_text())["best"]["pools"][0]
+    assert pool["time_by_kind"].get("measured", 0.0) == 0.0
+    listed = CliRunner().invoke(app, ["devices", "--perfdb", str(folder)], env={"COLUMNS": "120"})
+    (line,) = (line for line in listed.stdout.splitlines() if "local_cpu" in line)
+    assert line.rstrip().endswith("pytorch")
+
+
+def test_pytorch_borrows_no_engines_tables() -> None:
+    shown = printed("coverage", "mi300x", "--engine", "pytorch", "--model", "qwen3-0.6b")
+    assert "no gemm table" in shown
+    from perfmodel.hardware import load_device
+    from perfmodel.operators import Operators
+
+    gemm = Operators(load_device("h200_sxm"), "pytorch", PerfStore()).gemm
+    assert gemm.table_engines == ("pytorch",)
+
+
 def test_a_collected_table_that_was_changed(collected: tuple[Path, str]) -> None:
     folder, _ = collected
     path = folder / "local_cpu" / "pytorch" / "gemm.parquet"

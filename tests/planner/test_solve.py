@@ -442,6 +442,21 @@ def test_devices_without_tables_are_told_apart(solved: Solved) -> None:
         assert any("mi300x" in note for note in plan.notes)
 
 
+def test_a_target_that_leaves_room_for_one_sequence_is_noted(solved: Solved) -> None:
+    # Weights of 16 GB and a cache of 4.5 GB per sequence at 3.35 TB/s.
+    changes = {
+        "workload": {"qps": 0.5, "input_tokens": 30000},
+        "search": {"max_replica_devices": 1},
+        "runtime": "disaggregated",
+    }
+    tight = solved(slo={"ttit": "9.3ms"}, **changes)
+    assert tight.best.pools[1].batch == 1
+    (note,) = (note for note in tight.notes if "one sequence per attention rank" in note)
+    assert note.startswith("decode on h100_sxm: the TTIT target of 9.3 ms (mean) leaves room for")
+    loose = solved(slo={"ttit": "30ms"}, **changes)
+    assert not any("one sequence" in note for note in loose.notes)
+
+
 def test_the_package_offers_its_names_to_a_fresh_interpreter() -> None:
     code = "from planner import Plan, Query, load_query, solve; print(callable(solve))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,7 +11,7 @@ from measured_points import check_measured_points
 from perfmodel.collect import collect
 from perfmodel.collect.collection import Progress
 from perfmodel.collect.journal import RowId, row_id
-from perfmodel.collect.measure import Key, Sample, UnavailableError
+from perfmodel.collect.measure import Key, Machine, Sample, UnavailableError
 from perfmodel.collect.results import Report
 from perfmodel.database import PerfStore
 from perfmodel.engine import ENGINES, PYTORCH, engine_profile
@@ -180,11 +180,22 @@ def test_estimates_use_latent_attention_and_experts(tmp_path: Path) -> None:
 def test_what_is_unavailable_is_tried_again(tmp_path: Path) -> None:
     class Lost(FormulaBench):
         def measure(self, family: str, key: Key) -> Sample | None:
-            raise UnavailableError
+            raise UnavailableError("cores are busy")
 
     first = run(tmp_path, Lost())
     assert first.families == {}
-    assert "gemm: shapes could not be timed now; call again" in first.notes
+    (note,) = (note for note in first.notes if note.startswith("gemm: ") and "timed now" in note)
+    assert note.endswith("shapes could not be timed now; call again (cores are busy)")
+    assert run(tmp_path, FormulaBench()).families["gemm"].reached
+
+
+def test_a_machine_too_busy_to_be_probed_is_refused(tmp_path: Path) -> None:
+    class Busy(FormulaBench):
+        def machine(self) -> Machine:
+            raise UnavailableError("cores are busy")
+
+    with pytest.raises(InputError, match="cannot be timed now: cores are busy"):
+        run(tmp_path, Busy())
     assert run(tmp_path, FormulaBench()).families["gemm"].reached
 
 
@@ -192,6 +203,7 @@ def test_what_is_unavailable_is_tried_again(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"name": "A B"}, "device name"),
+        ({"name": "h100_sxm"}, "a shipped device has it.* such as my_h100_sxm"),
         ({"families": ("gem",)}, "unknown operator family 'gem'"),
         ({"budget_s": 0.0}, "must be positive"),
         ({"world": 0}, "at least one device"),

@@ -40,7 +40,7 @@ EXPERTS: dict[str, int | str] = {
 
 
 def test_every_operator_runs_and_is_timed(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
+    pytest.importorskip("torch").set_num_threads(1)
     from perfmodel.collect.torch_bench import TorchBench
 
     bench = TorchBench("cpu", pool_bytes=1 << 26)
@@ -190,6 +190,54 @@ def test_a_group_of_which_a_member_is_gone_measures_nothing() -> None:
         for _ in range(2):
             with pytest.raises(UnavailableError):
                 members.measure(key)
+
+
+def test_disturbed_threads_are_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    from perfmodel.collect import torch_bench
+    from perfmodel.collect.torch_pool import Built
+
+    lost = iter(range(10**9))
+    monkeypatch.setattr(torch_bench, "_preemptions", lambda: next(lost))
+    product = Built(lambda i: None, "nothing")
+    with pytest.raises(UnavailableError, match="OMP_NUM_THREADS=1"):
+        torch_bench._time_cpu(product, threads=2)
+    # The time that one thread had a core is its own.
+    assert torch_bench._time_cpu(product, threads=1).repeats > 1
+    # Disturbed three times, and not the fourth: that one counts.
+    turns = iter([0, 1, 1, 2, 2, 3, 3, 3] * 100)
+    monkeypatch.setattr(torch_bench, "_preemptions", lambda: next(turns))
+    assert torch_bench._time_cpu(product, threads=2).repeats > 1
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.1, False), (0.9, True)])
+def test_busy_cores_are_told_by_the_load(
+    monkeypatch: pytest.MonkeyPatch, load: float, busy: bool
+) -> None:
+    from perfmodel.collect import torch_bench
+
+    cores = len(torch_bench.os.sched_getaffinity(0))
+    monkeypatch.setattr(torch_bench.os, "getloadavg", lambda: (load * cores, 0.0, 0.0))
+    assert torch_bench.busy_cores() is busy
+
+
+def test_a_disturbance_is_told_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    bench = small_bench(monkeypatch)
+    bench.close()  # type: ignore[attr-defined]
+    from perfmodel.collect import torch_bench
+
+    monkeypatch.setattr(torch_bench, "busy_cores", lambda: True)
+    told: list[str] = []
+    options = {"families": ("gemm",), "budget_s": 1e-3, "warn": told.append}
+    collect("cpu", tmp_path / "one", name="own", **options)  # type: ignore[arg-type]
+    assert told == []
+    torch.set_num_threads(2)
+    report = collect("cpu", tmp_path / "two", name="own", **options)  # type: ignore[arg-type]
+    torch.set_num_threads(1)
+    assert told == [torch_bench.BUSY]
+    assert any(torch_bench.BUSY in note for note in report.notes)
 
 
 def test_a_timing_covers_whole_cycles() -> None:
