@@ -13,9 +13,11 @@ from perfmodel.correction import NEUTRAL, Correction, operator_kind
 from perfmodel.layout import Layouts, parse_layout
 from perfmodel.memory import MemoryTerms, replica_memory
 from perfmodel.modules import BOUNDARY, DRAFT
+from perfmodel.phases import continuous, decode
 from perfmodel.precision import Precision
 from perfmodel.step import StepModel
 from perfmodel.step_table import Parts
+from perfmodel.traffic import Lengths, Traffic
 from perfmodel.work import StepWork, step_tokens
 
 StepOf = Callable[..., StepModel]
@@ -171,3 +173,86 @@ def test_the_draft_module_lies_on_the_last_stage(step: StepModel) -> None:
     module -= memory(step, "attn:TP1 ffn:TP1", 0).weights.item()
     assert drafted.weights.item() == pytest.approx(plain.weights.item() + module + table)
     assert drafted.kv_cache.item() == pytest.approx(2 * plain.kv_cache.item())
+
+
+# Phases.
+
+TRAFFIC = Traffic(
+    Lengths.from_percentiles({50: 800, 90: 3000, 99: 8000}),
+    Lengths.from_percentiles({50: 150, 90: 400, 99: 900}),
+)
+BATCH = np.array([1, 2, 8, 64], dtype=np.int64)
+CHUNK = np.array([512, 512, 2048, 8192], dtype=np.int64)
+
+
+def test_nothing_drafted_changes_nothing(step: StepModel) -> None:
+    none = np.zeros_like(BATCH)
+    for percentile in (None, 99.0):
+        plain = decode(step, LAYOUTS, TRAFFIC, BATCH, percentile)
+        idle = decode(step, LAYOUTS, TRAFFIC, BATCH, percentile, drafts=none, acceptance=0.9)
+        assert np.array_equal(plain.ttit_slo_s, idle.ttit_slo_s)
+        assert np.array_equal(plain.qps, idle.qps)
+        assert np.array_equal(plain.memory.total, idle.memory.total)
+    alone = continuous(step, LAYOUTS, TRAFFIC, BATCH, CHUNK)
+    idle_too = continuous(step, LAYOUTS, TRAFFIC, BATCH, CHUNK, drafts=none, acceptance=0.9)
+    for name in ("mixed_s", "pure_s", "mixed_share", "ttit_s", "qps"):
+        assert np.array_equal(getattr(alone, name), getattr(idle_too, name))
+    assert np.array_equal(alone.memory.total, idle_too.memory.total)
+
+
+@pytest.mark.parametrize("percentile", [None, 95.0])
+def test_decode_is_an_iteration_over_what_it_gains(
+    step: StepModel, percentile: float | None
+) -> None:
+    drafts = np.array([0, 1, 2, 3])
+    gain = np.array([1.0, 1.6, 1.96, 2.176])
+    found = decode(step, LAYOUTS, TRAFFIC, BATCH, percentile, drafts=drafts, acceptance=0.6)
+    work = decoding(drafts, BATCH, TRAFFIC.context_mean)
+    iteration = step.time(LAYOUTS, work).pace_s * LAYOUTS.pp[:, None]
+    assert found.ttit_s == pytest.approx(iteration / gain)
+    assert found.qps == pytest.approx(found.slots / (TRAFFIC.outputs.mean * found.ttit_s))
+    if percentile is not None:
+        # Drafts never accepted: the iteration itself, at the percentile and on the mean.
+        slow = decode(step, LAYOUTS, TRAFFIC, BATCH, percentile, drafts=drafts)
+        assert found.ttit_slo_s == pytest.approx(slow.ttit_slo_s / gain)
+        assert np.all(found.ttit_slo_s >= found.ttit_s)
+
+
+def test_continuous_batching_takes_prompts_as_fast_as_it_ends_outputs(step: StepModel) -> None:
+    drafts, gain = np.array([3, 3, 3, 0]), np.array([2.176, 2.176, 2.176, 1.0])
+    found = continuous(step, LAYOUTS, TRAFFIC, BATCH, CHUNK, drafts=drafts, acceptance=0.6)
+    needed = BATCH * gain * TRAFFIC.mean_new_tokens / (TRAFFIC.outputs.mean * CHUNK)
+    assert found.mixed_share == pytest.approx(np.broadcast_to(np.minimum(needed, 1), (5, 4)))
+    iteration = found.mixed_share * found.mixed_s + (1 - found.mixed_share) * found.pure_s
+    assert found.ttit_s == pytest.approx(iteration / gain)
+    # Tokens in and out balance: the prompts of the chunks taken are the requests served.
+    taken = found.mixed_share * CHUNK / TRAFFIC.mean_new_tokens * found.servers / iteration
+    assert found.qps == pytest.approx(taken)
+    for percentile in (50.0, 99.0):
+        at = found.ttit_at(percentile) * gain
+        assert np.all(np.isclose(at, found.mixed_s) | np.isclose(at, found.pure_s))
+
+
+def test_more_acceptance_is_never_slower(step: StepModel) -> None:
+    drafts = np.array([0, 1, 3, 8])
+    found = [
+        phase.ttit_s
+        for a in (0.0, 0.3, 0.6, 0.9)
+        for phase in (
+            decode(step, LAYOUTS, TRAFFIC, BATCH, drafts=drafts, acceptance=a),
+            continuous(step, LAYOUTS, TRAFFIC, BATCH, CHUNK, drafts=drafts, acceptance=a),
+        )
+    ]
+    for slower, faster in zip(found[:-2], found[2:], strict=True):
+        assert np.all(faster <= slower * (1 + 1e-12))
+
+
+def test_drafts_pay_for_few_sequences_and_not_for_many(step: StepModel) -> None:
+    batch = np.array([2, 2, 2048, 2048])
+    drafts = np.array([0, 3, 0, 3])
+    layout = parse_layout("attn:DP8 ffn:EP8")
+    few, drafted, many, crowded = decode(
+        step, layout, TRAFFIC, batch, drafts=drafts, acceptance=0.6
+    ).ttit_s[0]
+    assert drafted < few
+    assert crowded > many
