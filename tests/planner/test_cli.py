@@ -284,6 +284,7 @@ def test_an_unknown_device(tmp_path: Path) -> None:
         ({"slo": {"ttit": 30}}, "slo.ttit"),
         ({"devices": [{"name": "h100_sxm", "inventory": 4}]}, "devices.0"),
         ({"workload": {**SMALL["workload"], "input_tokens": "1M"}}, "workload"),
+        ({"speculation": {"draft_tokens": 1, "acceptance": 0.5}}, "speculation.draft_tokens"),
     ],
     ids=str,
 )
