@@ -70,9 +70,12 @@ class _Tally:
     tpot_s: float = 0.0
     ended: int = 0
 
-    def experience(self, correction: Correction, extra_s: float = 0.0) -> Experience:
+    def experience(
+        self, correction: Correction, step_tokens: float, extra_s: float = 0.0
+    ) -> Experience:
         tpot = self.tpot_s / self.requests
-        late = correction.request_overhead_s + correction.first_token_steps * tpot + extra_s
+        late = correction.first_token_steps * tpot * step_tokens
+        late += correction.request_overhead_s + extra_s
         return Experience(self.ttft_s / self.requests + late, tpot)
 
 
@@ -168,7 +171,7 @@ def continuous(
             if count < len(lengths):
                 sent.append((now, count))
                 count += 1
-    return tally.experience(correction)
+    return tally.experience(correction, gain)
 
 
 @dataclass(frozen=True)
@@ -246,4 +249,4 @@ def disaggregated(
             if sent < len(lengths):
                 waiting.append((now, sent))
                 sent += 1
-    return tally.experience(correction, correction.handover_s)
+    return tally.experience(correction, gain, correction.handover_s)

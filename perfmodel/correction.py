@@ -28,6 +28,9 @@ FloatArray = NDArray[np.float64]
 SHIPPED = Path(__file__).resolve().parent / "data" / "corrections.yaml"
 """The corrections fitted to the public deployments, by engine."""
 
+DRAFT = "draft_"
+"""What the names of the operators begin with that draft tokens."""
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -117,7 +120,7 @@ def operator_kind(name: str, module: str) -> str:
 
     The draft module's operators are like those of a layer.
     """
-    name = name.removeprefix("draft_")
+    name = name.removeprefix(DRAFT)
     if module == "communication":
         return "communication"
     if name == "routed_experts":

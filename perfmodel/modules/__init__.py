@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from perfmodel.architecture import Attention, LayerGroup, Recurrent
+from perfmodel.correction import DRAFT
 from perfmodel.layout import Layouts
 from perfmodel.modules.attention import grouped_query, latent
 from perfmodel.modules.base import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, ModuleKit
@@ -31,7 +32,6 @@ Module = Callable[[ModuleKit, int, LayerGroup, Layouts, StepWork], Iterator[Call
 
 __all__ = [
     "BOUNDARY",
-    "DRAFT",
     "EMBEDDING",
     "HEAD",
     "LAYER",
@@ -40,9 +40,6 @@ __all__ = [
     "draft_calls",
     "step_calls",
 ]
-
-DRAFT = "draft_"
-"""What the names of the draft module's calls begin with."""
 
 
 def step_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:

@@ -9,10 +9,10 @@ import pytest
 
 from perfmodel.architecture import Attention, load_model
 from perfmodel.breakdown import breakdown
-from perfmodel.correction import NEUTRAL, Correction, operator_kind
+from perfmodel.correction import DRAFT, NEUTRAL, Correction, operator_kind
 from perfmodel.layout import Layouts, parse_layout
 from perfmodel.memory import MemoryTerms, replica_memory
-from perfmodel.modules import BOUNDARY, DRAFT
+from perfmodel.modules import BOUNDARY
 from perfmodel.phases import continuous, decode
 from perfmodel.precision import Precision
 from perfmodel.step import StepModel

@@ -22,6 +22,7 @@ from planner.plan import Plan
 from planner.problem import Problem
 from planner.report import print_plan
 from planner.sweep import Space
+from spaces.constraints import least_latency_s
 
 Solved = Callable[..., Plan]
 
@@ -140,6 +141,19 @@ def test_candidates_are_what_the_phases_estimate(
             assert one.ttit_s == pytest.approx(again.ttit_s[0])
             assert one.qps == pytest.approx(again.qps[0])
             assert again.memory.total.item() <= one.offer.device.memory_bytes
+
+
+@pytest.mark.parametrize("role", ["decode", "continuous"])
+def test_no_iteration_beats_its_roofline(
+    pools_of: Callable[..., list[Candidates]], space_of: Callable[..., Space], role: str
+) -> None:
+    changes = TIGHT | drafting(0.7)
+    problem = space_of(**changes).problem
+    for pool in (pool for pool in pools_of(**changes) if pool.role == role):
+        device, layouts = pool.offer.device, pool.layouts
+        _, floor = least_latency_s(problem.model, device, pool.precision, layouts, problem.traffic)
+        assert len(np.unique(pool.drafts)) > 1
+        assert np.all(pool.iteration_s >= floor[pool.layout])
 
 
 def test_an_impossible_ttit_counts_what_drafts_gain(solved: Solved) -> None:
