@@ -69,18 +69,21 @@ class _Clients:
     Attributes:
         lengths: prompt and output tokens of each request.
         sent: requests that the engine has not looked at yet, as (arrival, request), soonest first.
-        fixed_s, steps: of what the engine adds to each request besides its steps: a time, and
-            iterations.
+        fixed_s, tokens: of what the engine adds to each request besides its steps: a time, and
+            the tokens of the iterations by which it sends late.
 
     Args:
+        step_tokens: tokens that a sequence gains per iteration.
         extra_s: further time that the engine adds to each request.
     """
 
-    def __init__(self, load: Load, correction: Correction, extra_s: float = 0.0) -> None:
+    def __init__(
+        self, load: Load, correction: Correction, step_tokens: float, extra_s: float = 0.0
+    ) -> None:
         self.lengths = load.lengths()
         self.sent = [(0.0, i) for i in range(min(load.clients, len(self.lengths)))]
         self.fixed_s = correction.request_overhead_s + extra_s
-        self.steps = correction.first_token_steps
+        self.tokens = correction.first_token_steps * step_tokens
         self.ended = 0
         self._count = len(self.sent)
         self._ttft_s = self._tpot_s = 0.0
@@ -95,7 +98,7 @@ class _Clients:
     def answer(self, i: int, arrived: float, first: float, now: float) -> None:
         """A request has all its tokens; its client sends the next one."""
         tpot = (now - first) / (self.lengths[i][1] - 1)
-        late = self.fixed_s + self.steps * tpot
+        late = self.fixed_s + self.tokens * tpot
         self._ttft_s += first - arrived + late
         self._tpot_s += tpot
         self.ended += 1
@@ -145,7 +148,7 @@ def continuous(
     ranks, stages, mixes = table.ranks, table.stages, scheduling.mixes
     gain = correction.step_tokens(table.drafts)
     slots, budget = max(scheduling.slots, 1), scheduling.step_tokens * ranks
-    clients = _Clients(load, correction)
+    clients = _Clients(load, correction, gain)
     lengths = clients.lengths
     waiting: deque[tuple[float, int, int]] = deque()
     now, context = 0.0, 0.0
@@ -241,7 +244,7 @@ def disaggregated(
     gain = correction.step_tokens(decode.drafts)
     batch_s = prefill.mixed_surface(correction)
     lanes = pools.decode_workers * decode.ranks * decode.stages
-    clients = _Clients(load, correction, correction.handover_s)
+    clients = _Clients(load, correction, gain, correction.handover_s)
     lengths = clients.lengths
     waiting: deque[tuple[float, int]] = deque()
     now, progress, context, launched = 0.0, 0.0, 0.0, 0

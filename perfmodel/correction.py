@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.errors import ConfigError
+from perfmodel.work import step_tokens
 
 if TYPE_CHECKING:
     from perfmodel.modules import Call
@@ -26,6 +27,9 @@ FloatArray = NDArray[np.float64]
 
 SHIPPED = Path(__file__).resolve().parent / "data" / "corrections.yaml"
 """The corrections fitted to the public deployments, by engine."""
+
+DRAFT = "draft_"
+"""What the names of the operators begin with that draft tokens."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Correction:
 
     def step_tokens(self, drafts: int) -> float:
         """Tokens that a sequence gains per iteration which drafts so many."""
-        return sum(self.acceptance**i for i in range(drafts + 1))
+        return float(step_tokens(drafts, self.acceptance))
 
     def operator_factor(self, kind: str) -> float:
         """What an operator of a kind (see `operator_kind`) is multiplied by."""
@@ -112,7 +116,11 @@ NEUTRAL = Correction()
 
 
 def operator_kind(name: str, module: str) -> str:
-    """Which constant an operator call is subject to: communication, routed, shared or other."""
+    """Which constant an operator call is subject to: communication, routed, shared or other.
+
+    The draft module's operators are like those of a layer.
+    """
+    name = name.removeprefix(DRAFT)
     if module == "communication":
         return "communication"
     if name == "routed_experts":

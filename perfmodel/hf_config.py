@@ -120,7 +120,7 @@ def _left_out(outer: Fields, text: Fields) -> tuple[str, ...]:
     if not notes and outer.string("model_type") in _ALWAYS_MULTIMODAL:
         notes.append("The checkpoint's vision encoder is not counted.")
     if drafts := _draft_modules(text):
-        notes.append(f"Multi-token-prediction modules ({drafts}) are not counted.")
+        notes.append(f"Multi-token-prediction modules ({drafts}) are not counted as parameters.")
     return tuple(notes)
 
 

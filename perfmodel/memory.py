@@ -109,6 +109,8 @@ def replica_memory(
 ) -> MemoryTerms:
     """Memory of the fullest device of each layout (L) under each column of work (C).
 
+    Where work drafts tokens, the last stage also holds the module that does, and its cache.
+
     Args:
         peak_sequences: (L, C) or broadcastable: sequences whose cache one attention
             data-parallel rank holds at once, all pipeline micro-batches counted.
@@ -118,7 +120,8 @@ def replica_memory(
     tp, cp = _column(layouts.tp_a), _column(layouts.cp_a)
     tp_f, ep_f = _column(layouts.tp_f), _column(layouts.ep_f)
     dense_tp = dense_shards(model, layouts)
-    layer_weights, layer_kv = [], []
+    layer_weights: list[FloatArray] = []
+    layer_kv: list[FloatArray] = []
     for group in model.groups:
         ffn = group.feed_forward
         dense = (ffn.dense_parameters(hidden) + ffn.shared_parameters(hidden)) / dense_tp
@@ -132,9 +135,14 @@ def replica_memory(
         )
         layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
     table = model.vocab * hidden * ACTIVATION_BYTES / tp
+    drafting = work.drafted > 0
+    draft = model.draft_group
+    draft_weights = layer_weights[draft] + model.draft_projection_parameters * ACTIVATION_BYTES
 
     kv_per_sequence = [np.broadcast_to(kv, (len(layouts), kv.shape[1])) for kv in layer_kv]
     shape = np.broadcast_shapes((len(layouts), 1), kv_per_sequence[0].shape, peak_sequences.shape)
+    if drafting.any():
+        shape = np.broadcast_shapes(shape, drafting.shape)
     sequences = np.broadcast_to(peak_sequences, shape)
     weights, kv_cache, fullest = np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
     for pp in np.unique(layouts.pp):
@@ -148,6 +156,11 @@ def replica_memory(
             for count, w, kv in zip(stage.counts, layer_weights, kv_per_sequence, strict=True):
                 held = held + count * w[rows]
                 cached = cached + count * kv[rows]
+            if stage.last and drafting.any():
+                # The module shares the model's tables, of which the last stage has the LM head.
+                lacks = not (stage.first or model.tied_embeddings)
+                held = held + drafting * (draft_weights[rows] + lacks * table[rows])
+                cached = cached + drafting * kv_per_sequence[draft][rows]
             cached = cached * sequences[rows]
             fuller = held + cached > fullest[rows]
             fullest[rows] = np.where(fuller, held + cached, fullest[rows])

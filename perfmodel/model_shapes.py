@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perfmodel.checks import require, require_counts
-from perfmodel.layer_shapes import LayerGroup
+from perfmodel.layer_shapes import Attention, LayerGroup
 from perfmodel.recurrent_shapes import Recurrent
 
 #: Keys of `ModelArchitecture.parameters_by_module`, each with the name under which
@@ -98,6 +98,24 @@ class ModelArchitecture:
     def layers(self) -> int:
         """Decoder layers."""
         return sum(group.count for group in self.groups)
+
+    @property
+    def draft_group(self) -> int:
+        """Position of the group whose layers a multi-token-prediction module's layer is like.
+
+        That of the last layer with attention over the whole context; of the last layer where
+        there is none.
+        """
+        whole = [
+            isinstance(group.attention, Attention) and not group.attention.window_tokens
+            for group in self.groups
+        ]
+        return next((g for g in reversed(self.layer_pattern) if whole[g]), self.layer_pattern[-1])
+
+    @property
+    def draft_projection_parameters(self) -> int:
+        """Weights with which such a module joins a hidden state and a token's embedding."""
+        return 2 * self.hidden * self.hidden
 
     @property
     def is_moe(self) -> bool:

@@ -16,7 +16,7 @@ from perfmodel.layout import Layouts
 from perfmodel.memory import MemoryTerms, replica_memory
 from perfmodel.step import StepModel
 from perfmodel.traffic import Traffic
-from perfmodel.work import StepWork
+from perfmodel.work import StepWork, step_tokens
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -70,7 +70,8 @@ class ContinuousEstimate:
         pure_s: an iteration of decodes alone.
         mixed_share: share of iterations that carry a chunk, on one attention rank.
         stalled_share: share of iterations in which any rank carries one; all wait for it.
-        ttit_s: mean over iterations, every slot taken.
+        step_tokens: tokens that a sequence gains per iteration, (C,).
+        ttit_s: mean time between tokens, every slot taken.
         prefill_s: iterations that one prompt takes, by representative input, (L, C, J).
         slots: sequences in flight.
         servers: prompts processed at once, as a queue sees them.
@@ -82,6 +83,7 @@ class ContinuousEstimate:
     pure_s: FloatArray
     mixed_share: FloatArray
     stalled_share: FloatArray
+    step_tokens: FloatArray
     ttit_s: FloatArray
     prefill_s: FloatArray
     slots: FloatArray
@@ -97,7 +99,7 @@ class ContinuousEstimate:
         if percentile is None:
             return self.ttit_s
         mixed = self.stalled_share > 1.0 - percentile / 100.0
-        return np.where(mixed, self.mixed_s, self.pure_s)
+        return np.where(mixed, self.mixed_s, self.pure_s) / self.step_tokens
 
 
 def prefill(
@@ -141,22 +143,35 @@ def decode(
     traffic: Traffic,
     batch: IntArray,
     percentile: float | None = None,
+    *,
+    drafts: IntArray | int = 0,
+    acceptance: float = 0.0,
 ) -> DecodeEstimate:
     """Decode-only replicas with `batch` (C,) sequences per attention rank and micro-batch.
 
     A pipeline of `pp` stages holds `pp` micro-batches; a token passes through every stage,
-    so that a sequence waits `pp` paces for its next token.
+    so that a sequence waits `pp` paces for its next iteration.
+
+    Args:
+        percentile: of `ttit_slo_s`; the mean if None.
+        drafts: tokens that speculation drafts per sequence and iteration, (C,).
+        acceptance: share of them accepted, each given that those before it were.
     """
-    work = StepWork.of(decode_sequences=batch, context_tokens=traffic.context_mean)
+    verified, gain = np.asarray(drafts) + 1.0, step_tokens(drafts, acceptance)
+    work = StepWork.of(
+        decode_sequences=batch, context_tokens=traffic.context_mean, decode_tokens=verified
+    )
     pp = layouts.pp.astype(float)[:, None]
-    ttit = step.time(layouts, work).pace_s * pp
+    ttit = step.time(layouts, work).pace_s * pp / gain
     tail = ttit
     if percentile is not None:
         # The batch's mean context varies from step to step; its variance shrinks with the batch.
         spread = NormalDist().inv_cdf(percentile / 100.0) * traffic.context_std / np.sqrt(batch)
         longer = np.maximum(traffic.context_mean + spread, 1.0)
-        work_then = StepWork.of(decode_sequences=batch, context_tokens=longer)
-        tail = step.time(layouts, work_then).pace_s * pp
+        work_then = StepWork.of(
+            decode_sequences=batch, context_tokens=longer, decode_tokens=verified
+        )
+        tail = step.time(layouts, work_then).pace_s * pp / gain
     slots = batch * layouts.dp_a.astype(float)[:, None] * pp
     held = batch * pp
     return DecodeEstimate(
@@ -169,24 +184,38 @@ def decode(
 
 
 def continuous(
-    step: StepModel, layouts: Layouts, traffic: Traffic, batch: IntArray, chunk: IntArray
+    step: StepModel,
+    layouts: Layouts,
+    traffic: Traffic,
+    batch: IntArray,
+    chunk: IntArray,
+    *,
+    drafts: IntArray | int = 0,
+    acceptance: float = 0.0,
 ) -> ContinuousEstimate:
     """Replicas that mix decodes with prefill chunks; `batch` and `chunk` both (C,).
 
     `batch` sequences per attention rank and micro-batch decode in every iteration. They
     use up `batch * ISL / OSL` prompt tokens per iteration on average, which arrive in
-    chunks of `chunk` tokens on a share of the iterations.
+    chunks of `chunk` tokens on a share of the iterations. Speculation (see `decode`) ends
+    sequences in fewer iterations: each then takes as many times more prompt tokens.
     """
     prompt = traffic.mean_new_tokens
-    mixed = mixed_work(traffic, batch, chunk)
-    distinct, back = np.unique(batch, return_inverse=True)
-    alone = StepWork.of(decode_sequences=distinct, context_tokens=traffic.context_mean)
+    drafts, gain = np.broadcast_to(drafts, batch.shape), step_tokens(drafts, acceptance)
+    mixed = mixed_work(traffic, batch, chunk, drafts)
+    distinct, back = np.unique(np.stack([batch, drafts]), axis=1, return_inverse=True)
+    back = back.reshape(-1)
+    alone = StepWork.of(
+        decode_sequences=distinct[0],
+        context_tokens=traffic.context_mean,
+        decode_tokens=distinct[1] + 1.0,
+    )
     pp = layouts.pp.astype(float)[:, None]
     mixed_s = step.time(layouts, mixed).pace_s * pp
     pure_s = (step.time(layouts, alone).pace_s * pp)[:, back]
-    needed = batch * prompt / (traffic.outputs.mean * chunk)
+    needed = batch * gain * prompt / (traffic.outputs.mean * chunk)
     share = np.broadcast_to(np.minimum(needed, 1.0), mixed_s.shape)
-    ttit = share * mixed_s + (1.0 - share) * pure_s
+    ttit = (share * mixed_s + (1.0 - share) * pure_s) / gain
     ranks = layouts.dp_a.astype(float)[:, None] * pp
     slots = batch * ranks
     # Beside the decodes, the prompts whose chunks an iteration carries hold their caches.
@@ -197,6 +226,7 @@ def continuous(
         pure_s=pure_s,
         mixed_share=share,
         stalled_share=1.0 - (1.0 - share) ** layouts.dp_a.astype(float)[:, None],
+        step_tokens=gain,
         ttit_s=ttit,
         prefill_s=mixed_s[:, :, None] * chunks[None],
         slots=slots,
@@ -206,7 +236,12 @@ def continuous(
     )
 
 
-def mixed_work(traffic: Traffic, batch: IntArray | float, chunk: IntArray | float) -> StepWork:
+def mixed_work(
+    traffic: Traffic,
+    batch: IntArray | float,
+    chunk: IntArray | float,
+    drafts: IntArray | float = 0,
+) -> StepWork:
     """An iteration of `batch` decodes and `chunk` prompt tokens.
 
     A chunk sees the cached prefix and, on average, half of the prompt's other chunks; a
@@ -222,6 +257,7 @@ def mixed_work(traffic: Traffic, batch: IntArray | float, chunk: IntArray | floa
         prefill_sequences=chunk / tokens,
         prefill_tokens=tokens,
         prefix_tokens=cached + (prompt - tokens) / 2.0,
+        decode_tokens=np.asarray(drafts) + 1.0,
     )
 
 

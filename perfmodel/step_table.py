@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from perfmodel.correction import Correction, operator_kind
 from perfmodel.layout import Layouts
-from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER, Call
+from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER
 from perfmodel.step import StepModel
 from perfmodel.work import StepWork
 
@@ -73,32 +73,20 @@ class Parts:
     layers: int
 
     @classmethod
-    def of(cls, step: StepModel, layout: Layouts, work: StepWork, drafts: int) -> Parts:
+    def of(cls, step: StepModel, layout: Layouts, work: StepWork) -> Parts:
         """The slowest stage is taken to be the mean one: all layers, once through.
 
         Args:
             layout: a single one.
-            drafts: tokens that each decoded sequence drafts, one after another, by a layer
-                like the model's last and the LM head.
         """
         kinds: dict[str, FloatArray] = {}
-
-        def add(call: Call, count: int) -> None:
+        boundaries = int(layout.pp[0]) - 1
+        for call in step.measured_calls(layout, work):
+            layers = step.model.groups[call.group].count
+            count = {LAYER: layers, EMBEDDING: 1, HEAD: 1, BOUNDARY: boundaries}[call.part]
             kind = operator_kind(call.name, call.module)
             row = count * np.broadcast_to(call.time.seconds[call.index[0]], (len(work),))
             kinds[kind] = kinds.get(kind, np.zeros(len(work))) + row
-
-        for call in step.measured_calls(layout, work):
-            ends = {LAYER: step.model.groups[call.group].count, EMBEDDING: 1, HEAD: 1}
-            add(call, int(layout.pp[0]) - 1 if call.part == BOUNDARY else ends[call.part])
-        if drafts and work.decode_sequences.any():
-            one = StepWork.of(
-                decode_sequences=work.decode_sequences, context_tokens=work.context_tokens
-            )
-            for call in step.measured_calls(layout, one):
-                last = call.group == len(step.model.groups) - 1
-                if call.part == HEAD or (call.part == LAYER and last):
-                    add(call, drafts)
         return cls(work, kinds, step.model.layers)
 
     def seconds(self, correction: Correction) -> FloatArray:
@@ -190,7 +178,7 @@ class StepTable:
         if decodes:
             b, x = (v.ravel() for v in np.meshgrid(batches, contexts, indexing="ij"))
             work = StepWork.of(decode_sequences=b, context_tokens=x, decode_tokens=drafts + 1)
-            decode = Parts.of(step, layout, work, drafts)
+            decode = Parts.of(step, layout, work)
         if prefills:
             beside = np.concatenate([[0.0], batches]) if decodes else np.zeros(1)
             b, p = (v.ravel() for v in np.meshgrid(beside, fill, indexing="ij"))
@@ -203,7 +191,7 @@ class StepTable:
                 prefix_tokens=(isl - tokens) / 2,
                 decode_tokens=drafts + 1,
             )
-            mixed = Parts.of(step, layout, work, drafts)
+            mixed = Parts.of(step, layout, work)
         return cls(batches, contexts, fill, decode, mixed, ranks, drafts, stages)
 
     def decode_surface(self, correction: Correction) -> Surface:

@@ -77,9 +77,29 @@ class StepWork:
         return self.decode_sequences * self.decode_tokens
 
     @property
+    def drafted(self) -> FloatArray:
+        """Tokens drafted per decoded sequence, one pass of the draft module each."""
+        drafted: FloatArray = np.where(self.decode_sequences > 0, self.decode_tokens - 1.0, 0.0)
+        return drafted
+
+    @property
     def sampled(self) -> FloatArray:
         """Tokens for which the step ends with a row of logits."""
         return self.decoded + self.prefill_sequences
+
+
+def step_tokens(drafts: object, acceptance: float) -> FloatArray:
+    """Tokens that a sequence gains per iteration, of the shape of `drafts`.
+
+    One, and each drafted token with the chance that it and those before it are accepted.
+
+    Args:
+        drafts: tokens drafted per iteration, whole numbers.
+        acceptance: chance of each, given that those before it were accepted.
+    """
+    count = np.asarray(drafts, dtype=np.int64)
+    gained: FloatArray = np.cumsum(acceptance ** np.arange(count.max(initial=0) + 1.0))[count]
+    return gained
 
 
 @dataclass(frozen=True)

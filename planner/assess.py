@@ -77,11 +77,16 @@ def _ttit_at_load(space: Space, pool: Pool, qps: float) -> float:
     batches = np.unique(space.axes(one.role).batch)
     batches = batches[batches <= one.batch[0]]
     step, traffic = space.step_model(one.offer, one.precision), space.problem.traffic
+    drafts, acceptance = int(one.drafts[0]), one.axes.acceptance
     if one.role == "decode":
-        ttit = phases.decode(step, layout, traffic, batches).ttit_s[0]
+        found = phases.decode(step, layout, traffic, batches, drafts=drafts, acceptance=acceptance)
+        ttit = found.ttit_s[0]
     else:
         chunk = np.full_like(batches, one.chunk[0])
-        ttit = phases.continuous(step, layout, traffic, batches, chunk).ttit_s[0]
+        mixed = phases.continuous(
+            step, layout, traffic, batches, chunk, drafts=drafts, acceptance=acceptance
+        )
+        ttit = mixed.ttit_s[0]
     slots = batches * (float(one.slots[0]) / float(one.batch[0])) * pool.replicas
     enough = slots >= qps * traffic.outputs.mean * ttit
     return float(ttit[int(enough.argmax())] if enough.any() else ttit[-1])
@@ -114,7 +119,7 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
     if first is not last:
         slots = sizing.slot_waiting(problem, last.one, np.array([float(last.replicas)]), qps)
         admission = float(slots.mean_s[0])
-    handling = problem.handling_s(last.one.ttit_s, disaggregated=first is not last)
+    handling = problem.handling_s(last.one.iteration_s, disaggregated=first is not last)
     handling_s = float(handling[0])
     extra = choice.transfer_s + admission + handling_s
     target = problem.slo.ttft
@@ -151,12 +156,15 @@ def steps(space: Space, pool: Candidates) -> list[tuple[str, float, StepWork]]:
                 traffic.new_tokens, traffic.cached_tokens, traffic.inputs.weights, strict=True
             )
         ]
-    alone = StepWork.of(decode_sequences=batch, context_tokens=traffic.context_mean)
+    drafts = float(pool.drafts[0])
+    alone = StepWork.of(
+        decode_sequences=batch, context_tokens=traffic.context_mean, decode_tokens=drafts + 1
+    )
     if pool.role == "decode":
         return [("decode", 1.0, alone)]
     share = float(pool.prefill_share[0])
     return [
-        ("decode with a prefill chunk", share, phases.mixed_work(traffic, batch, chunk)),
+        ("decode with a prefill chunk", share, phases.mixed_work(traffic, batch, chunk, drafts)),
         ("decode alone", 1.0 - share, alone),
     ]
 
@@ -185,7 +193,7 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
     if isinstance(estimate, phases.ContinuousEstimate):
         target = space.problem.slo.ttit
         ttit_slo = float(estimate.ttit_at(target.percentile if target else None)[0, 0])
-        pure, mean = float(estimate.pure_s[0, 0]), float(estimate.ttit_s[0, 0])
+        pure, mean = float(estimate.pure_s[0, 0]), float(one.iteration_s[0])
         prefill_share = max(1.0 - pure / mean, 0.0)
     assert prefill_share is not None
     return PoolPlan(
@@ -195,6 +203,9 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
         layout=format_layout(layout),
         batch=int(one.batch[0]),
         chunk_tokens=int(one.chunk[0]) or None,
+        draft_tokens=int(one.drafts[0]),
+        acceptance=one.axes.acceptance if one.drafts[0] else None,
+        tokens_per_step=float(one.step_tokens[0]) if one.role != "prefill" else None,
         replicas=pool.replicas,
         devices_per_replica=pool.world,
         qps_per_replica=float(one.qps[0]),
@@ -222,14 +233,18 @@ def _estimate_at(
 ) -> phases.PrefillEstimate | phases.DecodeEstimate | phases.ContinuousEstimate:
     problem = space.problem
     step = space.step_model(one.offer, one.precision)
-    b, c = np.array([batch]), np.array([chunk])
+    b, c, drafts, acceptance = np.array([batch]), np.array([chunk]), one.drafts, one.axes.acceptance
     if one.role == "prefill":
         return phases.prefill(step, layout, problem.traffic, b)
     if one.role == "decode":
         target = problem.slo.ttit
         percentile = target.percentile if target else None
-        return phases.decode(step, layout, problem.traffic, b, percentile)
-    return phases.continuous(step, layout, problem.traffic, b, c)
+        return phases.decode(
+            step, layout, problem.traffic, b, percentile, drafts=drafts, acceptance=acceptance
+        )
+    return phases.continuous(
+        step, layout, problem.traffic, b, c, drafts=drafts, acceptance=acceptance
+    )
 
 
 def _memory_terms(memory: MemoryTerms) -> dict[str, float]:
@@ -264,7 +279,8 @@ def _limits(space: Space, one: Candidates, layout: Layouts) -> tuple[str, ...]:
         )
         if float(at[0, 0]) > slo.ttit.seconds:
             broken.append("TTIT target")
-    needed = float(larger[0]) * traffic.mean_new_tokens / traffic.outputs.mean
+    gained = float(larger[0]) * float(one.step_tokens[0])
+    needed = gained * traffic.mean_new_tokens / traffic.outputs.mean
     if one.role == "continuous" and needed > one.chunk[0]:
         broken.append("prefill chunk")
     return tuple(broken) or ("demand: fewer replicas would not suffice",)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from perfmodel.layout import Layouts
 from perfmodel.precision import Precision
 from perfmodel.traffic import Traffic
+from perfmodel.work import step_tokens
 from planner.problem import Offer
 
 FloatArray = NDArray[np.float64]
@@ -31,14 +32,23 @@ class Axes:
         batch: sequences (prefill: prompts) per attention rank and micro-batch.
         chunk: prefill tokens per rank and iteration (continuous), else 0.
         traffic: the requests, whose lengths say how many chunks a prompt has.
+        drafts: tokens that speculation drafts per sequence and iteration; 0: none.
+        acceptance: share of them accepted, each given that those before it were.
     """
 
     batch: IntArray
     chunk: IntArray
     traffic: Traffic
+    drafts: IntArray
+    acceptance: float = 0.0
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    @property
+    def step_tokens(self) -> FloatArray:
+        """Tokens that a sequence gains per iteration, (C,)."""
+        return step_tokens(self.drafts, self.acceptance)
 
     @property
     def chunks(self) -> FloatArray:
@@ -48,7 +58,8 @@ class Axes:
     @property
     def chunks_needed(self) -> FloatArray:
         """Prefill chunks per iteration that keep every slot filled, (C,)."""
-        prompt_tokens = self.batch * self.traffic.mean_new_tokens / self.traffic.outputs.mean
+        gained = self.batch * self.step_tokens
+        prompt_tokens = gained * self.traffic.mean_new_tokens / self.traffic.outputs.mean
         return np.asarray(prompt_tokens / np.maximum(self.chunk, 1))
 
     @property
@@ -141,6 +152,16 @@ class Candidates:
         return np.asarray(self.axes.chunk[self.column])
 
     @property
+    def drafts(self) -> IntArray:
+        """Tokens that speculation drafts per sequence and iteration."""
+        return np.asarray(self.axes.drafts[self.column])
+
+    @property
+    def step_tokens(self) -> FloatArray:
+        """Tokens that a sequence gains per iteration."""
+        return np.asarray(self.axes.step_tokens[self.column])
+
+    @property
     def world(self) -> IntArray:
         """Devices of one replica."""
         return self._degree("world")
@@ -181,6 +202,11 @@ class Candidates:
     def ttit_s(self) -> FloatArray:
         """Mean time between tokens with every slot taken; zero for prefill."""
         return self.estimates.ttit_s
+
+    @property
+    def iteration_s(self) -> FloatArray:
+        """Mean iteration with every slot taken; zero for prefill."""
+        return np.asarray(self.estimates.ttit_s * self.step_tokens)
 
     @property
     def latency_s(self) -> FloatArray:

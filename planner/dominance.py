@@ -32,12 +32,14 @@ def reduce_decode(problem: Problem, pool: Candidates) -> Candidates:
     """The decode candidates of each world size and cache sharding that none other dominates.
 
     A decode pool serves a demand by its capacity and admits by its slots; its sharding sets
-    the transfer time, and its time between tokens matters to an end-to-end objective, and to
-    how late an engine sends a first token.
+    the transfer time, its time between tokens matters to an end-to-end objective, and its
+    iteration to how late an engine sends a first token.
     """
     columns = [-pool.qps, -pool.slots]
-    if problem.slo.e2e is not None or problem.slo.ttft is not None:
+    if problem.slo.e2e is not None:
         columns.append(pool.ttit_s)
+    if problem.slo.ttft is not None:
+        columns.append(pool.iteration_s)
     objectives = np.stack(columns, axis=1)
     group = pool.world * 4096 + pool.shards.astype(np.int64)
     kept = [

@@ -93,7 +93,10 @@ def _pool(space: Space, data: dict[str, Any]) -> Pool:
     precision = Precision(**data["precision"])
     found = space.evaluate(role_of(data["role"]), offer, precision, layouts)
     chunk = data["chunk_tokens"] or 0
-    match = np.flatnonzero((found.batch == data["batch"]) & (found.chunk == chunk))
+    drafts = data.get("draft_tokens") or 0
+    match = np.flatnonzero(
+        (found.batch == data["batch"]) & (found.chunk == chunk) & (found.drafts == drafts)
+    )
     if len(match) == 0:
         raise InputError(
             f"{data['role']} {data['layout']} at batch {data['batch']} does not fit or does not "
@@ -142,6 +145,13 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
     traffic = space.problem.traffic
     lines = []
     for pool in fleet.pools:
+        if pool.draft_tokens:
+            gain = " + ".join(["1", "a", *(f"a^{i}" for i in range(2, pool.draft_tokens + 1))])
+            lines.append(
+                f"{pool.role}: {pool.draft_tokens} tokens drafted, a = {pool.acceptance:g} of them "
+                f"accepted: {gain} = {pool.tokens_per_step:.4g} tokens per step of "
+                f"{format_time((pool.ttit_mean_s or 0) * (pool.tokens_per_step or 1))}"
+            )
         if pool.role != "prefill":
             lines.append(
                 f"{pool.role} QPS {pool.qps_per_replica:.4g} = {pool.sequences_in_flight} in "
@@ -149,7 +159,8 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
                 f"{format_time(pool.ttit_mean_s or 0)})"
             )
         lines.append(
-            f"{pool.role} pool: {format_count(pool.replicas, 'replica')} x {pool.qps_per_replica:.4g} QPS = "
+            f"{pool.role} pool: {format_count(pool.replicas, 'replica')} x "
+            f"{pool.qps_per_replica:.4g} QPS = "
             f"{pool.replicas * pool.qps_per_replica:.4g} QPS for {fleet.qps:.4g} demanded "
             f"(utilization {fleet.qps / (pool.replicas * pool.qps_per_replica):.0%})"
         )

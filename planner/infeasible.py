@@ -231,7 +231,12 @@ def _least_ttit(space: Space, target: Target) -> tuple[float, str] | None:
     seconds, offer, one = best
     layout = one.layouts[one.layout]
     step = space.step_model(offer, one.precision)
-    work = StepWork.of(decode_sequences=float(one.batch[0]), context_tokens=traffic.context_mean)
+    drafts = int(one.drafts[0])
+    work = StepWork.of(
+        decode_sequences=float(one.batch[0]),
+        context_tokens=traffic.context_mean,
+        decode_tokens=drafts + 1,
+    )
     shares = breakdown(step, layout, work).shares("bound")
     bound, share = next(iter(shares.items()))
     names = {
@@ -244,7 +249,8 @@ def _least_ttit(space: Space, target: Target) -> tuple[float, str] | None:
     return (
         seconds,
         (
-            f"{format_layout(layout)} on {offer.device.name} at batch {int(one.batch[0])}, "
+            f"{format_layout(layout)} on {offer.device.name} at batch {int(one.batch[0])}"
+            f"{f' with {drafts} tokens drafted' if drafts else ''}, "
             f"{share:.0%} of it {names[bound]} (its weight-streaming limit is {format_time(floor)})"
         ),
     )
@@ -263,12 +269,18 @@ def _ttit_at(space: Space, pool: Candidates, target: Target) -> FloatArray:
     for layout in np.unique(pool.layout):
         rows = np.flatnonzero(pool.layout == layout)
         one = pool.layouts[np.array([layout])]
-        batch, chunk = pool.batch[rows], pool.chunk[rows]
+        batch, chunk, percentile = pool.batch[rows], pool.chunk[rows], target.percentile
+        drafts, acceptance = pool.drafts[rows], pool.axes.acceptance
         if pool.role == "decode":
-            found[rows] = phases.decode(step, one, traffic, batch, target.percentile).ttit_slo_s[0]
+            alone = phases.decode(
+                step, one, traffic, batch, percentile, drafts=drafts, acceptance=acceptance
+            )
+            found[rows] = alone.ttit_slo_s[0]
         else:
-            mixed = phases.continuous(step, one, traffic, batch, chunk)
-            found[rows] = mixed.ttit_at(target.percentile)[0]
+            mixed = phases.continuous(
+                step, one, traffic, batch, chunk, drafts=drafts, acceptance=acceptance
+            )
+            found[rows] = mixed.ttit_at(percentile)[0]
     return found
 
 
@@ -278,7 +290,7 @@ def _streaming_floor(space: Space, offer: Offer, one: Candidates) -> float:
     problem = space.problem
     layout = one.layouts[one.layout]
     _, ttit = least_latency_s(problem.model, offer.device, one.precision, layout, problem.traffic)
-    return float(ttit[0])
+    return float(ttit[0] / one.step_tokens[0])
 
 
 def _least_ttft(space: Space, target: Target) -> tuple[float, str] | None:

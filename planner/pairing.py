@@ -137,7 +137,7 @@ def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | 
             break
         part = pool.take(rows)
         slack = _first_token_slack(problem, part)
-        handling = problem.handling_s(part.ttit_s, disaggregated=False)
+        handling = problem.handling_s(part.iteration_s, disaggregated=False)
         replicas = sizing.replicas_for_ttft(problem, part, qps, handling, slack)
         for found in _cheapest_first(offer, part, replicas):
             price = found.usd_per_hour
@@ -230,7 +230,7 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     replicas = least[rows] + np.round(step * gap).astype(np.int64)
     pool = pool.take(rows)
     delay = sizing.slot_waiting(problem, pool, replicas.astype(float), qps).mean_s
-    delay = delay + problem.handling_s(pool.ttit_s, disaggregated=True)
+    delay = delay + problem.handling_s(pool.iteration_s, disaggregated=True)
     columns = [(replicas * pool.world).astype(float), delay, -pool.shards]
     if problem.slo.e2e is not None:
         columns.append(pool.ttit_s)

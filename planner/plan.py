@@ -44,6 +44,9 @@ class PoolPlan:
     Attributes:
         batch: sequences (prefill: prompts) per attention rank and pipeline micro-batch.
         chunk_tokens: prefill tokens per rank and iteration (continuous batching).
+        draft_tokens: tokens that speculation drafts per sequence and step; 0: none.
+        acceptance: share of them accepted, each given that those before it were.
+        tokens_per_step: tokens that a decoded sequence gains per step.
         qps_per_replica: capacity at full load.
         sequences_in_flight: decode slots of one replica.
         service_s: mean first-token service time, idle.
@@ -61,6 +64,9 @@ class PoolPlan:
     layout: str
     batch: int
     chunk_tokens: int | None
+    draft_tokens: int
+    acceptance: float | None
+    tokens_per_step: float | None
     replicas: int
     devices_per_replica: int
     qps_per_replica: float

@@ -79,18 +79,30 @@ class Problem:
             return chosen
         return 0.95 if self.arrival_cv2 else 1.0
 
-    def handling_s(self, ttit_s: FloatArray, *, disaggregated: bool) -> FloatArray:
+    @property
+    def draft_tokens(self) -> tuple[int, ...]:
+        """Numbers of tokens that a decode step may draft per sequence, ascending."""
+        chosen = self.query.speculation
+        return (0,) if chosen is None else chosen.draft_tokens
+
+    @property
+    def acceptance(self) -> float:
+        """Share of drafted tokens accepted, each given that those before it were."""
+        chosen = self.query.speculation
+        return 0.0 if chosen is None else chosen.acceptance
+
+    def handling_s(self, iteration_s: FloatArray, *, disaggregated: bool) -> FloatArray:
         """What the engine adds to a first token's time besides steps and waiting, seconds.
 
         Network, tokenizer and admission of a request; under disaggregation, routing it to
         both pools; and the decode iterations by which engines send first tokens late.
 
         Args:
-            ttit_s: time between tokens of the pool that decodes.
+            iteration_s: an iteration of the pool that decodes.
         """
         constants = self.engine.correction
         fixed = constants.request_overhead_s + disaggregated * constants.handover_s
-        return np.asarray(fixed + constants.first_token_steps * ttit_s)
+        return np.asarray(fixed + constants.first_token_steps * iteration_s)
 
     @property
     def least_handling_s(self) -> float:
@@ -103,7 +115,8 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
 
     Raises:
         ConfigError: unknown model or device, no price known, an inventory below one host, a
-            context longer than the model's, bad corrections; names the field.
+            context longer than the model's, speculation with a model that brings no module
+            for it, bad corrections; names the field.
     """
     try:
         model = load_model(query.model, search_path)
@@ -116,6 +129,13 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
             f"input and output reach {longest:,.0f} tokens; "
             f"{model.name} accepts at most {model.max_context_tokens:,}",
             field="workload",
+        )
+    speculation = query.speculation
+    if speculation is not None and max(speculation.draft_tokens) and not model.draft_modules:
+        raise ConfigError(
+            f"{model.name} brings no multi-token-prediction module to draft tokens with: "
+            "leave speculation out, or draft 0",
+            field="speculation.draft_tokens",
         )
     offers = tuple(_offer(choice, i, search_path) for i, choice in enumerate(query.devices))
     names = [offer.device.name for offer in offers]

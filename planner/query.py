@@ -28,6 +28,10 @@ from perfmodel.units import parse_quantity
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
 
 
+MOST_DRAFTS = 8
+"""Tokens drafted per step, at most."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -226,6 +230,42 @@ class PrecisionChoice(_Strict):
         return value
 
 
+class SpeculationChoice(_Strict):
+    """Speculative decoding by the checkpoint's own multi-token-prediction module."""
+
+    draft_tokens: tuple[Annotated[int, Field(ge=0, le=MOST_DRAFTS)], ...] = Field(
+        min_length=1,
+        description="Tokens drafted per sequence and step: a number from 0 (none) to "
+        f"{MOST_DRAFTS}, or a list of them, which are all searched.",
+    )
+    acceptance: float = Field(
+        ge=0,
+        lt=1,
+        description="Chance that a drafted token is accepted, given that those before it were.",
+    )
+
+    @field_validator("draft_tokens", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list | tuple) else [value]
+        for count in listed:
+            if isinstance(count, bool) or not isinstance(count, int):
+                raise ValueError(f"expected whole numbers of tokens, got {count!r}")
+        return listed
+
+    @field_validator("draft_tokens")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+    @field_validator("acceptance", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError(f"expected a number, got {value!r}")
+        return value
+
+
 class SearchChoice(_Strict):
     """Limits of the search."""
 
@@ -278,6 +318,11 @@ class Query(_Strict):
         "balanced (as under expert load balancing).",
     )
     precision: PrecisionChoice = PrecisionChoice()
+    speculation: SpeculationChoice | None = Field(
+        default=None,
+        description="Drafting tokens with the checkpoint's multi-token-prediction module; "
+        "none if not given.",
+    )
     search: SearchChoice = SearchChoice()
 
     @field_validator("runtime", mode="before")

@@ -88,10 +88,18 @@ def _pools(fleet: FleetPlan) -> RenderableType:
     for pool in fleet.pools:
         slots = pool.sequences_in_flight
         flight = f"{format_count(slots, 'sequence')} in flight per replica; " if slots else ""
-        lines.append(
-            Text(f"{pool.role}: {flight}batch held back by: {', '.join(pool.limits)}", style="dim")
-        )
+        held = f"batch held back by: {', '.join(pool.limits)}"
+        lines.append(Text(f"{pool.role}: {flight}{_drafting(pool)}{held}", style="dim"))
     return Group(*lines)
+
+
+def _drafting(pool: PoolPlan) -> str:
+    if not pool.draft_tokens:
+        return ""
+    return (
+        f"{pool.draft_tokens} tokens drafted per step, {pool.acceptance:.0%} accepted: "
+        f"{pool.tokens_per_step:.3g} tokens per step; "
+    )
 
 
 def _precision(formats: Mapping[str, str]) -> str:

@@ -51,7 +51,7 @@ def first_token_waiting(
         chance = wait_probability(servers, busy)
         slot = slot_waiting(problem, pool, replicas, qps)
         # A prompt joins when the running iteration ends.
-        running = pool.ttit_s / 2.0 * problem.arrival_cv2
+        running = pool.iteration_s / 2.0 * problem.arrival_cv2
         waits = 1.0 - (1.0 - chance) * (1.0 - slot.probability)
         return Waiting(mean + slot.mean_s + running, np.maximum(waits, load))
     # A batch waits in the one queue to be filled, and arrives as regularly as the sum of its

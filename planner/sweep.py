@@ -19,6 +19,7 @@ from perfmodel.layout import Layouts
 from perfmodel.operators import Operators
 from perfmodel.precision import Precision
 from perfmodel.step import StepModel
+from perfmodel.work import step_tokens
 from planner.candidates import Axes, Candidates, Estimates, Funnel, Role
 from planner.problem import Offer, Problem, supported
 from planner.query import Target
@@ -140,7 +141,9 @@ class Space:
         if problem.slo.ttft is not None and role != "decode":
             possible &= ttft + problem.least_handling_s <= problem.slo.ttft.seconds
         if problem.slo.ttit is not None and role != "prefill":
-            possible &= ttit <= problem.slo.ttit.seconds
+            # An iteration takes as long at least, but may gain several tokens.
+            gain = step_tokens(max(problem.draft_tokens), problem.acceptance)
+            possible &= ttit <= problem.slo.ttit.seconds * gain
         return possible
 
     def axes(self, role: Role) -> Axes:
@@ -150,20 +153,25 @@ class Space:
             longest = traffic.new_tokens.max()
             few = PREFILL_BATCHES[(PREFILL_BATCHES * longest <= STEP_TOKENS)]
             batches = few if len(few) else PREFILL_BATCHES[:1]
-            return Axes(batches, np.zeros_like(batches), traffic)
-        batches = decode_batches()
+            none = np.zeros_like(batches)
+            return Axes(batches, none, traffic, none)
+        lengths, acceptance = np.array(self.problem.draft_tokens), self.problem.acceptance
+        chunks = CHUNKS if role == "continuous" else np.zeros(1, dtype=np.int64)
+        drafts, batch, chunk = (
+            a.ravel() for a in np.meshgrid(lengths, decode_batches(), chunks, indexing="ij")
+        )
         if role == "decode":
-            return Axes(batches, np.zeros_like(batches), traffic)
-        batch, chunk = (a.ravel() for a in np.meshgrid(batches, CHUNKS, indexing="ij"))
+            return Axes(batch, chunk, traffic, drafts, acceptance)
         # A chunk that keeps the slots filled (or one slot as far as it goes)...
-        needed = batch * traffic.mean_new_tokens / traffic.outputs.mean
+        gained = batch * step_tokens(drafts, acceptance)
+        needed = gained * traffic.mean_new_tokens / traffic.outputs.mean
         kept = (needed <= chunk) | (batch == 1)
         # ...and no larger than a prompt, or than the prompts that arrive in an iteration: prompts
         # are not held back to fill it.
         enough = np.maximum(needed, traffic.mean_new_tokens)[:, None] <= CHUNKS
         largest = np.where(enough.any(axis=1), CHUNKS[enough.argmax(axis=1)], CHUNKS[-1])
         kept &= chunk <= largest
-        return Axes(batch[kept], chunk[kept], traffic)
+        return Axes(batch[kept], chunk[kept], traffic, drafts[kept], acceptance)
 
     def sweep(self, role: Role, offer: Offer, precision: Precision) -> tuple[Candidates, Funnel]:
         """Every configuration of a role on a device: those feasible, and the funnel."""
@@ -211,6 +219,7 @@ class Space:
     ) -> tuple[BoolArray, BoolArray, Estimates]:
         """Of layouts (L) times columns (C): what fits, what meets the SLO idle, and times."""
         traffic, slo = self.problem.traffic, self.problem.slo
+        drafts, acceptance = axes.drafts, axes.acceptance
         shape = (len(layouts), len(axes))
         zeros = np.zeros(shape)
         meets = np.ones(shape, dtype=bool)
@@ -220,7 +229,15 @@ class Space:
             estimates = Estimates(p.latency_s, p.pace_s, p.pace_cv2, zeros)
             meets = self._first_token_in_time(p.latency_s)
         elif role == "decode":
-            d = phases.decode(step, layouts, traffic, axes.batch, _percentile(slo.ttit))
+            d = phases.decode(
+                step,
+                layouts,
+                traffic,
+                axes.batch,
+                _percentile(slo.ttit),
+                drafts=drafts,
+                acceptance=acceptance,
+            )
             memory = d.memory
             estimates = Estimates(np.zeros((*shape, 0)), zeros, zeros, d.ttit_s)
             if slo.ttit is not None:
@@ -228,7 +245,9 @@ class Space:
             if slo.e2e is not None:
                 meets = meets & (traffic.outputs.mean * d.ttit_s <= slo.e2e.seconds)
         else:
-            c = phases.continuous(step, layouts, traffic, axes.batch, axes.chunk)
+            c = phases.continuous(
+                step, layouts, traffic, axes.batch, axes.chunk, drafts=drafts, acceptance=acceptance
+            )
             memory = c.memory
             estimates = Estimates(c.mixed_s[:, :, None], zeros, zeros, c.ttit_s)
             if slo.ttft is not None:

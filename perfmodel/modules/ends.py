@@ -38,3 +38,16 @@ def ends(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:
         tokens = rank_tokens(work, at["cp_a"])
         send = collectives.send(at["world"] - 1, tokens * hidden * ACTIVATION_BYTES)
         yield Call("pipeline_send", "communication", BOUNDARY, 0, send, at.index)
+
+
+def draft_projection(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:
+    """What joins a hidden state and an embedding: norms of both, and a bf16 product.
+
+    Engines do not split it over tensor parallelism.
+    """
+    hidden = kit.model.hidden
+    shapes = Shapes(layouts, "cp_a")
+    tokens = rank_tokens(work, shapes["cp_a"])
+    yield Call("input_projection_norms", "ends", HEAD, 0, kit.norm(tokens), shapes.index)
+    product = kit.ops.gemm.time({"dtype": "bf16"}, {"m": tokens, "n": hidden, "k": 2.0 * hidden})
+    yield Call("input_projection", "ends", HEAD, 0, product, shapes.index)

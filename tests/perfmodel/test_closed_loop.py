@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -118,6 +120,10 @@ def test_speculation_and_handover() -> None:
     assert seen.ttft_s == pytest.approx(PROMPT + 0.3)
     mixed = continuous(steps, constants, load, Scheduling(100, 8000, True))
     assert mixed.tpot_s == pytest.approx(STEP / 1.75, rel=0.02)
+    # Engines are late by iterations, not by tokens.
+    late = replace(constants, first_token_steps=4.0)
+    again = continuous(steps, late, load, Scheduling(100, 8000, True))
+    assert again.ttft_s - mixed.ttft_s == pytest.approx(4 * STEP, rel=0.02)
     # Nothing drafted, nothing gained.
     assert constants.step_tokens(0) == 1.0
 

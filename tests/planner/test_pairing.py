@@ -46,7 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "end to end": {**TWO, "slo": {"ttft": "300ms", "e2e": "2s"}},
     "tight": {
         "devices": [{"name": "h100_sxm", "host_devices": 1}],
-        "slo": {"ttft": "120ms", "ttit": "20ms"},
+        "slo": {"ttft": "200ms", "ttit": "20ms"},
         "runtime": "disaggregated",
     },
     "no objectives": {**TWO, "slo": {}},

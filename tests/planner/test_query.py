@@ -234,6 +234,29 @@ WRONG = [
         "search.max_utilization",
         "less than or equal to 1",
     ),
+    *(
+        (
+            "model: Qwen/Qwen3-8B",
+            f"model: x\nspeculation: {{{given}}}",
+            2,
+            f"speculation.{field}",
+            said,
+        )
+        for given, field, said in (
+            ("draft_tokens: 3", "acceptance", "this field is required"),
+            ("acceptance: 0.7", "draft_tokens", "this field is required"),
+            ("draft_tokens: 9, acceptance: 0.7", "draft_tokens", "less than or equal to 8"),
+            ("draft_tokens: [1, -1], acceptance: 0.7", "draft_tokens", "greater than or equal"),
+            ("draft_tokens: 1.5, acceptance: 0.7", "draft_tokens", "whole numbers of tokens"),
+            ("draft_tokens: true, acceptance: 0.7", "draft_tokens", "whole numbers of tokens"),
+            ("draft_tokens: [], acceptance: 0.7", "draft_tokens", "at least one value"),
+            ("draft_tokens: 2, acceptance: 1", "acceptance", "less than 1"),
+            ("draft_tokens: 2, acceptance: -0.1", "acceptance", "greater than or equal to 0"),
+            ("draft_tokens: 2, acceptance: true", "acceptance", "a number"),
+            ("draft_tokens: 2, acceptance: .nan", "acceptance", "(got nan)"),
+            ("draft_tokens: 2, acceptance: 0.5, model: x", "model", "unknown field"),
+        )
+    ),
     ("  qps: 20", "  qps: 20\n  prefix_cache_hit: 1", 4, "workload.prefix_cache_hit", "less than"),
     ("  qps: 20", "  qps: 20\n  arrivals: bursty", 4, "workload.arrivals", "'poisson'"),
 ]
@@ -306,7 +329,10 @@ def test_a_query_written_into_a_plan_reads_back_the_same(make_query: Callable[..
         runtime="disaggregated",
         precision={"weights": ["native", "fp8"], "kv": "fp8"},
         engine="vllm",
+        speculation={"draft_tokens": [3, 0, 1, 3], "acceptance": 0.7},
     )
+    assert query.speculation is not None
+    assert query.speculation.draft_tokens == (0, 1, 3)
     data = json.loads(json.dumps(query_data(query)))
     assert Query.model_validate(data) == query
 
@@ -331,6 +357,8 @@ def test_every_field_is_documented() -> None:
         "precision.weights",
         "precision.activations",
         "precision.kv",
+        "speculation.draft_tokens",
+        "speculation.acceptance",
         "search.max_replica_devices",
         "search.max_utilization",
     ):
