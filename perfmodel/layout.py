@@ -85,6 +85,21 @@ class Layouts:
         return copies
 
     @property
+    def pooled_ranks(self) -> IntArray:
+        """Attention ranks whose tokens meet in `pooled_groups` FFN groups, shape (L,).
+
+        `dp_a / dp_f` in lowest terms: layouts that agree in it pool tokens alike.
+        """
+        ranks: IntArray = self.dp_a // np.gcd(self.dp_a, self.dp_f)
+        return ranks
+
+    @property
+    def pooled_groups(self) -> IntArray:
+        """FFN groups that share the tokens of `pooled_ranks` attention ranks, shape (L,)."""
+        groups: IntArray = self.dp_f // np.gcd(self.dp_a, self.dp_f)
+        return groups
+
+    @property
     def dense_tp(self) -> IntArray:
         """In a mixture of experts, over how many devices the dense parts are split, (L,).
 

@@ -183,7 +183,27 @@ def dense_shards(model: ModelArchitecture, layouts: Layouts) -> FloatArray:
 
 
 def _activation_bytes(model: ModelArchitecture, layouts: Layouts, work: StepWork) -> FloatArray:
-    """Live activations of one layer at its widest point, plus fp32 logits of sampled tokens."""
+    """Live activations of one layer at its widest point, plus fp32 logits of sampled tokens.
+
+    They are those of a pipeline stage, whatever the number of stages: evaluated once for all.
+    """
+    stage, index = _distinct_stages(layouts)
+    return np.asarray(_stage_activation_bytes(model, layouts[stage], work)[index])
+
+
+def _distinct_stages(layouts: Layouts) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Layouts that stand for all with the same stage, and which of them each has, (L,)."""
+    packed = np.zeros(len(layouts), dtype=np.int64)
+    for names in (("tp_a", "cp_a", "dp_a"), ("tp_f", "ep_f", "dp_f")):
+        for name in names:
+            packed = packed * 4096 + getattr(layouts, name)
+        _, first, packed = np.unique(packed, return_index=True, return_inverse=True)
+    return first, packed.reshape(-1)
+
+
+def _stage_activation_bytes(
+    model: ModelArchitecture, layouts: Layouts, work: StepWork
+) -> FloatArray:
     prompt = work.prefill_sequences * work.prefill_tokens
     tokens = work.decoded + prompt / _column(layouts.cp_a)
     pooled = work.decoded * _column(layouts.decode_copies) + prompt

@@ -20,6 +20,12 @@ def nondominated(objectives: FloatArray) -> NDArray[np.intp]:
         return np.zeros(0, dtype=np.intp)
     # In this order no row is dominated by a later one, so that each survivor is final.
     alive = np.lexsort(objectives.T[::-1])
+    if objectives.shape[1] == 2:
+        # Two objectives: a row survives where the second falls below all before it.
+        second = objectives[alive, 1]
+        lowest = np.minimum.accumulate(second)
+        falls = np.concatenate([[True], second[1:] < lowest[:-1]])
+        return np.sort(alive[falls])
     kept: list[int] = []
     while len(alive):
         best = alive[0]
@@ -35,10 +41,10 @@ def reduce_decode(problem: Problem, pool: Candidates) -> Candidates:
     the transfer time, its time between tokens matters to an end-to-end objective, and its
     iteration to how late an engine sends a first token.
     """
-    columns = [-pool.qps, -pool.slots]
-    if problem.slo.e2e is not None:
-        columns.append(pool.ttit_s)
-    if problem.slo.ttft is not None:
+    # Slots over the time between tokens are the capacity: with both, it need not be compared.
+    timed = problem.slo.e2e is not None or problem.slo.ttft is not None
+    columns = [-pool.slots, pool.ttit_s if timed else -pool.qps]
+    if problem.slo.ttft is not None and np.any(pool.iteration_s != pool.ttit_s):
         columns.append(pool.iteration_s)
     objectives = np.stack(columns, axis=1)
     group = pool.world * 4096 + pool.shards.astype(np.int64)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from planner.problem import Offer, Problem
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 BLOCK = 65536
 
@@ -208,6 +210,9 @@ class _SizedDecode:
     def devices(self) -> IntArray:
         return self.replicas * self.pool.world
 
+    def take(self, index: NDArray[np.intp]) -> _SizedDecode:
+        return _SizedDecode(self.pool.take(index), self.replicas[index], self.delay_s[index])
+
 
 def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode:
     """Decode candidates sized for the demand, without those that another makes needless.
@@ -288,6 +293,86 @@ def replicas_for_links(problem: Problem, pool: Candidates, qps: float) -> IntArr
     return np.maximum(np.ceil(needed), 1).astype(np.int64)
 
 
+@dataclass(frozen=True)
+class _Block:
+    """Prefill candidates (P) beside sized decode pools (D); arrays are (D, P).
+
+    Attributes:
+        least_replicas: of each prefill candidate, (P,), by capacity and by network links.
+        moving_s: time to transfer a request's cache.
+        limit: a fleet must be cheaper, USD per hour.
+    """
+
+    prefill: Candidates
+    least_replicas: IntArray
+    decode: _SizedDecode
+    moving_s: FloatArray
+    limit: float
+
+    def cost(self, replicas: IntArray) -> tuple[FloatArray, FloatArray]:
+        """Price of the whole hosts that prefill replicas lead to, and of the devices in use."""
+        offers = self.prefill.offer, self.decode.pool.offer
+        devices = np.maximum(replicas, self.least_replicas) * self.prefill.world
+        beside = self.decode.devices[:, None]
+        in_use = devices * offers[0].usd_per_device_hour + beside * offers[1].usd_per_device_hour
+        return _pair_usd_per_hour(*offers, devices, beside), in_use
+
+    def choice(self, i: int, j: int, replicas: int) -> Choice | None:
+        """The fleet of decode pool `i` and so many replicas of prefill candidate `j`."""
+        count = max(replicas, int(self.least_replicas[j]))
+        pools = [
+            Pool(self.prefill, j, count),
+            Pool(self.decode.pool, i, int(self.decode.replicas[i])),
+        ]
+        return make_choice(pools, float(self.moving_s[i, j]))
+
+    def worth(self, known: BoolArray, counts: IntArray, best: _Best | None) -> BoolArray:
+        """Where one replica more than `counts` may still be cheapest, some fleets being known."""
+        bar = (self.limit, np.inf) if best is None else best[:2]
+        price, in_use = self.cost(counts)
+        cells = np.flatnonzero(known & (price < self.limit))
+        if len(cells):
+            cell = cells[np.lexsort((in_use.ravel()[cells], price.ravel()[cells]))[0]]
+            i, j = (int(v) for v in np.unravel_index(cell, price.shape))
+            choice = self.choice(i, j, int(counts[j]))
+            if choice is not None:
+                bar = min(bar, (choice.usd_per_hour, float(in_use[i, j])))
+        price, in_use = self.cost(counts + 1)
+        # Sums in another order differ in the last digits.
+        equal = np.isclose(price, bar[0], rtol=1e-12, atol=0.0)
+        return (price < self.limit) & np.where(equal, in_use <= bar[1], price < bar[0])
+
+    def cheapest(self, replicas: IntArray, best: _Best | None) -> _Best | None:
+        """The cheapest fleet of the block, or `best` where none is cheaper."""
+        ok = replicas != sizing.UNREACHABLE
+        price, in_use = self.cost(np.where(ok, replicas, 0))
+        cells = np.flatnonzero(ok & (price < self.limit))
+        # Of fleets that need as many hosts, prefer the one that leaves most of them idle.
+        for cell in cells[np.lexsort((in_use.ravel()[cells], price.ravel()[cells]))]:
+            i, j = (int(v) for v in np.unravel_index(cell, price.shape))
+            key = (float(price[i, j]), float(in_use[i, j]))
+            if best is not None and key >= best[:2]:
+                break
+            choice = self.choice(i, j, int(replicas[i, j]))
+            if choice is not None:
+                key = (choice.usd_per_hour, key[1])
+                if key[0] < self.limit and (best is None or key < best[:2]):
+                    best = (*key, choice)
+        return best
+
+
+_Best = tuple[float, float, Choice]
+"""Price of a fleet, price of the devices that it uses, and the fleet."""
+
+
+def _pair_usd_per_hour(
+    prefill: Offer, decode: Offer, prefill_devices: IntArray, decode_devices: IntArray
+) -> FloatArray:
+    if prefill.device.name == decode.device.name:
+        return least_usd_per_hour(prefill, prefill_devices + decode_devices)
+    return least_usd_per_hour(prefill, prefill_devices) + least_usd_per_hour(decode, decode_devices)
+
+
 def _best_pair(
     problem: Problem, prefill: _BoundedPrefill, d: _SizedDecode, qps: float, limit: float
 ) -> Choice | None:
@@ -297,20 +382,11 @@ def _best_pair(
     when even that bound is no cheaper than the best fleet found.
     """
     p_offer, d_offer = prefill.pool.offer, d.pool.offer
-    same = p_offer.device.name == d_offer.device.name
-
-    def price(prefill_devices: IntArray, decode_devices: IntArray) -> FloatArray:
-        if same:
-            return least_usd_per_hour(p_offer, prefill_devices + decode_devices)
-        return least_usd_per_hour(p_offer, prefill_devices) + least_usd_per_hour(
-            d_offer, decode_devices
-        )
-
-    best: tuple[float, float, Choice] | None = None
+    best: _Best | None = None
     least_devices = prefill.least_devices
     start, size = 0, 512
     while start < len(prefill.pool):
-        bound = price(least_devices[start], d.devices)
+        bound = _pair_usd_per_hour(p_offer, d_offer, least_devices[start], d.devices)
         fewest = least_devices[start] * p_offer.usd_per_device_hour
         least_idle = fewest + d.devices * d_offer.usd_per_device_hour
         open_ = np.flatnonzero(
@@ -321,34 +397,19 @@ def _best_pair(
         if len(open_) == 0:
             break
         rows = np.arange(start, min(start + size, len(prefill.pool)))
-        part, decode = prefill.pool.take(rows), d.pool.take(open_)
-        moving = transfer_s(problem, part, decode).T  # (D, P): candidates on the last axis
-        extra = moving + d.delay_s[open_][:, None]
-        slack = _first_token_slack(problem, decode)
-        replicas = sizing.replicas_for_ttft(problem, part, qps, extra, slack[:, None], moving)
-        ok = replicas != sizing.UNREACHABLE
-        replicas = np.maximum(replicas, prefill.least_replicas[rows])
-        devices = np.where(ok, replicas, 0) * part.world
-        cost = np.where(ok, price(devices, d.devices[open_][:, None]), np.inf)
-        idle = (
-            devices * p_offer.usd_per_device_hour
-            + (d.devices[open_] * d_offer.usd_per_device_hour)[:, None]
+        part, decode = prefill.pool.take(rows), d.take(open_)
+        moving = transfer_s(problem, part, decode.pool).T  # candidates on the last axis
+        block = _Block(part, prefill.least_replicas[rows], decode, moving, limit)
+        replicas = sizing.replicas_for_ttft(
+            problem,
+            part,
+            qps,
+            moving + decode.delay_s[:, None],
+            _first_token_slack(problem, decode.pool)[:, None],
+            moving,
+            partial(block.worth, counts=sizing.least_replicas(problem, part, qps), best=best),
         )
-        # Of fleets that need as many hosts, prefer the one that leaves most of them idle.
-        for flat in np.lexsort((idle.ravel(), cost.ravel())):
-            i, j = np.unravel_index(flat, cost.shape)
-            key = (float(cost[i, j]), float(idle[i, j]))
-            if not key[0] < limit or (best is not None and key >= best[:2]):
-                break
-            pools = [
-                Pool(part, int(j), int(replicas[i, j])),
-                Pool(decode, int(i), int(d.replicas[open_[i]])),
-            ]
-            choice = make_choice(pools, float(moving[i, j]))
-            if choice is not None:
-                key = (choice.usd_per_hour, key[1])
-                if key[0] < limit and (best is None or key < best[:2]):
-                    best = (*key, choice)
+        best = block.cheapest(replicas, best)
         start += size
         size = min(size * 2, BLOCK // max(len(open_), 1))
     return best[2] if best else None

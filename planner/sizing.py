@@ -19,6 +19,11 @@ from planner.query import Target
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+Cells = tuple[NDArray[np.intp], ...]
+"""Indices of some entries of an array, by axis."""
+
+Worth = Callable[[BoolArray], BoolArray]
+"""From where capacity alone suffices, to where a pool of more replicas could still matter."""
 
 ADMISSION_SHARE = 0.05
 """A decode pool is grown until waiting for a slot takes at most this share of the TTFT target."""
@@ -170,6 +175,7 @@ def replicas_for_ttft(
     extra_s: FloatArray | float,
     mean_limit_s: FloatArray | float = np.inf,
     transfer_s: FloatArray | float = 0.0,
+    worth: Worth | None = None,
 ) -> IntArray:
     """Fewest replicas with which the TTFT target holds; `UNREACHABLE` where none does.
 
@@ -177,24 +183,37 @@ def replicas_for_ttft(
         extra_s: time besides service and waiting; broadcastable, candidates on the last axis.
         mean_limit_s: a further bound on the mean TTFT, broadcastable likewise.
         transfer_s: the part of `extra_s` that grows with the prompt (see `late_share`).
+        worth: which of those that need more than capacity asks for are sized at all; the
+            others are left `UNREACHABLE`.
     """
     shape = np.broadcast_shapes((len(pool),), np.shape(extra_s), np.shape(mean_limit_s))
     target = problem.slo.ttft
-    return _fewest(
-        lambda n: meets_ttft(problem, pool, n, qps, extra_s, target, mean_limit_s, transfer_s),
-        np.broadcast_to(least_replicas(problem, pool, qps), shape),
+    extra, limit, transfer = (
+        np.broadcast_to(np.asarray(v, dtype=float), shape)
+        for v in (extra_s, mean_limit_s, transfer_s)
     )
+
+    def holds(replicas: FloatArray, at: Cells | None) -> BoolArray:
+        if at is None:
+            return meets_ttft(
+                problem, pool, replicas, qps, extra_s, target, mean_limit_s, transfer_s
+            )
+        part = pool.take(at[-1])
+        return meets_ttft(problem, part, replicas, qps, extra[at], target, limit[at], transfer[at])
+
+    return _fewest(holds, np.broadcast_to(least_replicas(problem, pool, qps), shape), worth)
 
 
 def prompt_admission(problem: Problem, pool: Candidates, qps: float) -> IntArray:
     """Fewest decode replicas that admit requests promptly (see `ADMISSION_SHARE`)."""
     target = problem.slo.ttft
 
-    def admits(replicas: FloatArray) -> BoolArray:
-        stable = qps <= pool.qps * replicas * problem.max_utilization * (1 + 1e-9)
+    def admits(replicas: FloatArray, at: Cells | None) -> BoolArray:
+        part = pool if at is None else pool.take(at[-1])
+        stable = qps <= part.qps * replicas * problem.max_utilization * (1 + 1e-9)
         if target is None:
             return np.asarray(stable)
-        mean = slot_waiting(problem, pool, replicas, qps).mean_s
+        mean = slot_waiting(problem, part, replicas, qps).mean_s
         return np.asarray(stable & (mean <= ADMISSION_SHARE * target.seconds))
 
     return _fewest(admits, least_replicas(problem, pool, qps))
@@ -206,20 +225,30 @@ def least_replicas(problem: Problem, pool: Candidates, qps: float) -> IntArray:
     return np.maximum(np.ceil(needed * (1 - 1e-9)), 1).astype(np.int64)
 
 
-def _fewest(holds: Callable[[FloatArray], BoolArray], least: IntArray) -> IntArray:
-    """Smallest count from `least` on for which `holds`, which is monotone in the count."""
-    low = least.astype(float)
+def _fewest(
+    holds: Callable[[FloatArray, Cells | None], BoolArray],
+    least: IntArray,
+    worth: Worth | None = None,
+) -> IntArray:
+    """Smallest count from `least` on for which `holds`, which is monotone in the count.
+
+    Args:
+        holds: over counts, of all cells (None) or of those at some indices.
+        worth: see `replicas_for_ttft`.
+    """
+    done = np.broadcast_to(holds(least.astype(float), None), least.shape)
+    count = np.where(done, least, UNREACHABLE)
+    # Few are left, each on its own: what is settled is not evaluated again.
+    cells: Cells = np.nonzero(~done if worth is None else ~done & worth(done))
+    low = least[cells].astype(float)
     # With this many replicas a queue has all but vanished; what still fails, fails idle too.
-    high = np.ceil(least * 8.0 + 64.0)
-    reachable = np.broadcast_to(holds(high), high.shape)
-    done = np.broadcast_to(holds(low), low.shape)
-    while True:
-        open_ = ~done & reachable & (high - low > 1)
-        if not open_.any():
-            break
+    high = np.ceil(low * 8.0 + 64.0)
+    open_ = holds(high, cells) if len(low) else np.zeros(0, dtype=bool)
+    while open_.any():
+        cells, low, high = tuple(c[open_] for c in cells), low[open_], high[open_]
         middle = np.floor((low + high) / 2.0)
-        good = holds(middle)
-        high = np.where(open_ & good, middle, high)
-        low = np.where(open_ & ~good, middle, low)
-    count = np.where(done, low, high).astype(np.int64)
-    return np.where(reachable | done, count, UNREACHABLE)
+        good = holds(middle, cells)
+        high, low = np.where(good, middle, high), np.where(good, low, middle)
+        count[cells] = high.astype(np.int64)
+        open_ = high - low > 1
+    return np.asarray(count)

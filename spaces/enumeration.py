@@ -55,6 +55,8 @@ def enumerate_layouts(
     # Enumeration needs one worker; presolve would only re-derive tables this small.
     solver.parameters.num_workers = 1
     solver.parameters.cp_model_presolve = False
+    # Nothing is optimized: a relaxation has nothing to say.
+    solver.parameters.linearization_level = 0
     solver.solve(model, collector)
     found = np.array(collector.rows, dtype=np.int64).reshape(-1, len(DEGREES))
     rows = 2**found

@@ -19,6 +19,9 @@ FloatArray = NDArray[np.float64]
 
 LAYER, EMBEDDING, HEAD, BOUNDARY = "layer", "embedding", "lm_head", "boundary"
 
+POOLING = ("pooled_ranks", "pooled_groups", "decode_copies")
+"""What the number of tokens in an FFN group depends on."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -103,11 +106,11 @@ def rank_tokens(work: StepWork, cp: FloatArray) -> FloatArray:
 def group_tokens(work: StepWork, shapes: Shapes) -> FloatArray:
     """Tokens entering one FFN shard group: those of all attention ranks, over its replicas.
 
-    `shapes` of `dp_a`, `dp_f` and `decode_copies`.
+    `shapes` of `POOLING`.
     """
     decoded = work.decoded * shapes["decode_copies"]
     new = decoded + work.prefill_sequences * work.prefill_tokens
-    tokens: FloatArray = np.maximum(new * shapes["dp_a"] / shapes["dp_f"], 1.0)
+    tokens: FloatArray = np.maximum(new * shapes["pooled_ranks"] / shapes["pooled_groups"], 1.0)
     return tokens
 
 

@@ -8,7 +8,16 @@ import numpy as np
 
 from perfmodel.architecture import LayerGroup
 from perfmodel.layout import Layouts
-from perfmodel.modules.base import LAYER, Call, ModuleKit, Shapes, group_tokens, rank_tokens, spread
+from perfmodel.modules.base import (
+    LAYER,
+    POOLING,
+    Call,
+    ModuleKit,
+    Shapes,
+    group_tokens,
+    rank_tokens,
+    spread,
+)
 from perfmodel.operators import Group, OperatorTime
 from perfmodel.precision import ACTIVATION_BYTES, QUANTIZED_BYTES
 from perfmodel.work import StepWork
@@ -59,7 +68,7 @@ def _redistribute(
 
     scatter = collectives.reduce_scatter(tp, own * token_bytes)
     yield call("attention_reduce_scatter", scatter, shapes)
-    ffn = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f", "decode_copies")
+    ffn = Shapes(layouts, "tp_f", "ep_f", *POOLING)
     if group.feed_forward.is_moe:
         per_device = group_tokens(work, ffn) / (ffn["tp_f"] * ffn["ep_f"])
         experts = Group(ffn["ep_f"], ffn["tp_f"])

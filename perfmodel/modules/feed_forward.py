@@ -10,6 +10,7 @@ from perfmodel.architecture import LayerGroup
 from perfmodel.layout import Layouts
 from perfmodel.modules.base import (
     LAYER,
+    POOLING,
     Call,
     ModuleKit,
     Shapes,
@@ -36,7 +37,7 @@ def dense(
         tp = shapes["dense_tp"]
         tokens = np.maximum(rank_tokens(work, shapes["cp_a"]) * tp / shapes["tp_a"], 1.0)
     else:
-        shapes = Shapes(layouts, "tp_f", "dp_a", "dp_f", "decode_copies")
+        shapes = Shapes(layouts, "tp_f", *POOLING)
         tp = shapes["tp_f"]
         tokens = group_tokens(work, shapes)
     name = "shared_expert" if ffn.is_moe else "ffn"
@@ -69,7 +70,7 @@ def routed(
         if ffn.latent:
             time = kit.gemm("ffn", tokens, n, k)
             yield Call(f"latent_{name}_proj", "ffn", LAYER, g, time, own.index)
-    shapes = Shapes(layouts, "tp_f", "ep_f", "dp_a", "dp_f", "decode_copies")
+    shapes = Shapes(layouts, "tp_f", "ep_f", *POOLING)
     one = np.ones_like(shapes["tp_f"])
     time = kit.ops.experts.time(
         {

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.layout import DEGREES, Layouts
 from perfmodel.precision import Precision
@@ -17,7 +18,7 @@ from planner.candidates import Candidates, Funnel
 from planner.pairing import least_usd_per_hour
 from planner.problem import Offer, Problem
 from planner.search.result import Progress, SearchResult
-from planner.sizing import least_replicas
+from planner.sizing import UNREACHABLE, least_replicas, replicas_for_ttft
 from planner.sweep import Space
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ NOTHING = 1e12
 """Value of a trial that found nothing feasible."""
 
 STARTUP = 16
-"""Trials per role that start the search: spread evenly over the feasible layouts."""
+"""Trials per role that start the search, at least: spread evenly over the feasible layouts."""
+
+STARTUP_SHARE = 0.3
+"""Share of the trials that do."""
 
 
 def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -> SearchResult:
@@ -53,20 +57,33 @@ def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -
             continue
         total += sum(len(c[2]) for c in choices)
         found: dict[tuple[int, int], Candidates] = {}
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=STARTUP)
+        prices: dict[tuple[int, int], float] = {}
+        logs = [np.log2(layouts.rows()) for _, _, layouts, _ in choices]
+        startup = max(STARTUP, int(STARTUP_SHARE * trials))
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup)
         study = optuna.create_study(direction="minimize", sampler=sampler)
-        for which, row in _spread(choices, STARTUP):
+        for which, row in _spread(choices, startup):
             study.enqueue_trial(_fractions(choices, which, row))
         for number in range(trials):
             progress(f"TPE: {role}", 0.9 * (position + number / trials) / len(space.roles))
             trial = study.ask()
             which, row = _draw(trial, choices)
+            if (which, row) in found:
+                # What is drawn again is promising: its nearest neighbour is tried in its stead.
+                study.tell(trial, prices[which, row])
+                near = _unseen(logs[which], row, {r for w, r in found if w == which})
+                if near is None:
+                    continue
+                row = near
+                study.enqueue_trial(_fractions(choices, which, row))
+                trial = study.ask()
+                _draw(trial, choices)
             offer, precision, layouts, _ = choices[which]
-            if (which, row) not in found:
-                found[which, row] = space.evaluate(
-                    role, offer, precision, layouts, rows=np.array([row])
-                )
-            study.tell(trial, _price(space.problem, found[which, row]))
+            found[which, row] = space.evaluate(
+                role, offer, precision, layouts, rows=np.array([row])
+            )
+            prices[which, row] = _price(space.problem, found[which, row])
+            study.tell(trial, prices[which, row])
         for which, (_, _, _, funnel) in enumerate(choices):
             mine = [c for (w, _), c in found.items() if w == which]
             count = len(mine) * len(space.axes(role))
@@ -87,16 +104,33 @@ def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -
 def _price(problem: Problem, found: Candidates) -> float:
     """USD per hour of the layout's best pool at the demand, large where it has none.
 
-    Whole hosts that capacity alone asks for; among equals, the least per request.
+    Whole hosts of the replicas that the TTFT target and capacity ask for (of a decode pool
+    capacity alone: its part in a first token depends on the prefill pool); among equals,
+    the least per request.
     """
     if len(found) == 0:
         return NOTHING
     per_request = found.world * found.offer.usd_per_device_hour / found.qps
     if problem.qps is None:
         return float(per_request.min())
-    devices = least_replicas(problem, found, problem.qps) * found.world
-    price = least_usd_per_hour(found.offer, devices)
+    replicas = least_replicas(problem, found, problem.qps)
+    if found.role != "decode":
+        handling = problem.handling_s(found.ttit_s, disaggregated=found.role == "prefill")
+        replicas = replicas_for_ttft(problem, found, problem.qps, handling)
+    reached = replicas != UNREACHABLE
+    if not reached.any():
+        return NOTHING
+    devices = np.where(reached, replicas, 0) * found.world
+    price = np.where(reached, least_usd_per_hour(found.offer, devices), np.inf)
     return min(float((price + 1e-3 * problem.qps * per_request).min()), NOTHING)
+
+
+def _unseen(logs: NDArray[np.float64], row: int, seen: set[int]) -> int | None:
+    """The layout nearest to a given one, by doublings of degrees, that was not evaluated."""
+    distance = np.abs(logs - logs[row]).sum(axis=1)
+    distance[list(seen)] = np.inf
+    nearest = int(distance.argmin())
+    return nearest if np.isfinite(distance[nearest]) else None
 
 
 def _spread(choices: Choices, count: int) -> list[tuple[int, int]]:
