@@ -193,7 +193,8 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
     if isinstance(estimate, phases.ContinuousEstimate):
         target = space.problem.slo.ttit
         ttit_slo = float(estimate.ttit_at(target.percentile if target else None)[0, 0])
-        pure, mean = float(estimate.pure_s[0, 0]), float(one.iteration_s[0])
+        mean = float(estimate.ttit_s[0, 0] * estimate.step_tokens[0])
+        pure = float(estimate.pure_s[0, 0])
         prefill_share = max(1.0 - pure / mean, 0.0)
     assert prefill_share is not None
     return PoolPlan(

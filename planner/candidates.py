@@ -7,7 +7,7 @@ the swept axes) and the few times that were estimated; all else is derived when 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -44,6 +44,15 @@ class Axes:
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    def take(self, columns: IntArray) -> Axes:
+        """Some of the columns."""
+        return replace(
+            self,
+            batch=self.batch[columns],
+            chunk=self.chunk[columns],
+            drafts=self.drafts[columns],
+        )
 
     @property
     def step_tokens(self) -> FloatArray:

@@ -201,14 +201,19 @@ class Space:
         blocks = [whole]
         counts = np.zeros(3, dtype=np.int64)
         rows = np.arange(len(layouts)) if rows is None else rows
-        size = max(BLOCK_CELLS // max(len(axes), 1), 1)
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            fits, meets, estimates = self._estimate(role, step, layouts[part], axes)
-            keep = fits & meets
-            layout, column = np.nonzero(keep)
-            counts += [fits.size, int(fits.sum()), int(keep.sum())]
-            blocks.append(whole.subset(part[layout], column, estimates.take(keep)))
+        # One draft length at a time: more columns in a block would leave it fewer layouts, and
+        # those of every block pay for their shapes anew.
+        for drafts in np.unique(axes.drafts):
+            columns = np.flatnonzero(axes.drafts == drafts)
+            swept = axes.take(columns)
+            size = max(BLOCK_CELLS // len(columns), 1)
+            for start in range(0, len(rows), size):
+                part = rows[start : start + size]
+                fits, meets, estimates = self._estimate(role, step, layouts[part], swept)
+                keep = fits & meets
+                layout, column = np.nonzero(keep)
+                counts += [fits.size, int(fits.sum()), int(keep.sum())]
+                blocks.append(whole.subset(part[layout], columns[column], estimates.take(keep)))
         if funnel is not None:
             for name, count in zip(("evaluated", "memory", "SLO"), counts, strict=True):
                 funnel.add(name, int(count))
