@@ -144,6 +144,25 @@ def test_static_fp8_is_the_timed_layer_without_its_input_quantization(h100: Oper
     assert time.seconds.item() > time.floor_s.item()
 
 
+def test_experts_whose_measuring_broke_off_at_once_take_after_their_neighbours() -> None:
+    """vLLM's tables on Blackwell have only tokens = 1 of Llama-4 Scout at TP 4 and at EP 8."""
+    b200 = Operators(load_device("b200_sxm"), "vllm", PerfStore())
+    categories = {"dtype": "bf16", "routing": "power_law_1.01", "activation": "gated"}
+    layer = {"hidden": 5120, "intermediate": 8192, "top_k": 1, "experts": 16, "tokens": 16384}
+
+    def time(tp: int, ep: int) -> tuple[float, int]:
+        found = b200.experts.time(categories, columns(layer | {"tp": tp, "ep": ep}))
+        return found.seconds.item(), found.kind.item()
+
+    wide = {ep: time(1, ep) for ep in (4, 8, 16)}
+    assert wide[8][1] == Kind.EXTRAPOLATED
+    # Not below EP 16's but for what a blend misses.
+    assert wide[4][0] > wide[8][0] > 0.9 * wide[16][0]
+    cut = {tp: time(tp, 1) for tp in (2, 4, 8)}
+    assert cut[4][1] == Kind.EXTRAPOLATED
+    assert cut[2][0] > cut[4][0] > cut[8][0] > 0.25 * cut[4][0]
+
+
 def test_beyond_the_table_time_grows_with_the_roofline(h100: Operators) -> None:
     edge = {"m": 2**20, "n": 4096, "k": 4096}
     a, b = (h100.gemm.time({"dtype": "bf16"}, columns(edge | {"m": m})) for m in (2**20, 2**23))
