@@ -279,6 +279,36 @@ def test_halfway_between_two_slices_is_their_geometric_mean_and_not_measured() -
     assert blended(built, 2.0 * (1 + 1e-6), 2.0)[0] == pytest.approx(2.0, rel=1e-6)
 
 
+def ragged(values: dict[float, dict[float, float]]) -> RatioTable:
+    rows = [(key, x, v) for key, row in values.items() for x, v in row.items()]
+    key, x, v = np.array(rows).T
+    return RatioTable.build(Rows(key[:, None], x[:, None], v), [1.0])
+
+
+def test_a_slice_that_broke_off_at_once_is_blended_from_its_neighbours() -> None:
+    axis = [float(4**i) for i in range(8)]
+    whole = {2.0: dict.fromkeys(axis, 2.0), 8.0: dict.fromkeys(axis, 8.0)}
+    built = ragged(whole | {4.0: {1.0: 1.0}})
+    for x in (1.0, 16.0, axis[-1]):
+        assert blended(built, 4.0, x) == (pytest.approx(4.0), False)
+        assert blended(built, 2.0, x) == (pytest.approx(2.0), True)
+
+
+def test_a_slice_that_ends_a_little_early_or_has_many_points_stays() -> None:
+    axis = [float(2**i) for i in range(13)]
+    whole = {2.0: dict.fromkeys(axis, 2.0), 8.0: dict.fromkeys(axis, 8.0)}
+    for early in ([128.0], [*axis[:6], 40.0]):  # 5 octaves; 6.7 octaves, but half the points
+        built = ragged(whole | {4.0: dict.fromkeys(early, 3.0)})
+        assert blended(built, 4.0, early[-1]) == (pytest.approx(3.0), True)
+
+
+def test_of_slices_that_are_all_short_none_is_left_out() -> None:
+    keys = np.array([[1.0], [2.0]])
+    coordinates = np.array([[1.0, 2.0**20], [2.0**20, 1.0]])
+    built = RatioTable.build(Rows(keys, coordinates, np.array([2.0, 3.0])), [1.0])
+    assert len(built.keys) == 2
+
+
 def test_a_slice_is_read_where_it_does_the_same_work() -> None:
     # Ratios that depend on key * x alone: with a shift of one they carry over exactly.
     axis = [float(2**i) for i in range(8)]

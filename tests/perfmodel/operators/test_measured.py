@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import polars as pl
 import pytest
 
 from perfmodel.database import PerfStore
@@ -12,6 +13,11 @@ from perfmodel.hardware import load_device
 from perfmodel.operators import Kind, Operators
 from perfmodel.operators.base import OperatorModel
 from perfmodel.operators.collective import AllReduce, NcclCollective
+from perfmodel.operators.gemm import (
+    FUSED_QUANTIZATION,
+    LEAST_OF_BF16,
+    _without_quantization,
+)
 
 ATTENTION = {"q_heads": 32, "kv_heads": 8, "head_dim": 128, "window_tokens": 0}
 BOTH_BF16 = {"dtype": "bf16", "kv_dtype": "bf16"}
@@ -142,6 +148,63 @@ def test_static_fp8_is_the_timed_layer_without_its_input_quantization(h100: Oper
     time = h100.gemm.time({"dtype": "fp8"}, columns({"m": 8192, "n": 8192, "k": 8192}))
     assert time.seconds.item() == pytest.approx(timed("fp8", 8192) - quantizing, rel=1e-4)
     assert time.seconds.item() > time.floor_s.item()
+
+
+def test_no_product_without_its_quantization_is_shorter_than_bf16_lets_it_be() -> None:
+    bf16 = pl.DataFrame({"m": [1, 1, 8, 8], "n": [32, 64, 32, 64], "k": 16})
+    bf16 = bf16.with_columns(time_s=pl.Series([2.0, 3.0, 4.0, 40.0]))
+    timed = bf16.with_columns(time_s=pl.Series([9.0, 9.5, 24.0, 36.0]))
+    # 7 and 20 come off by m: 2.5 is above both bounds, 16 below half of 40.
+    fp8 = _without_quantization(timed, bf16, "fp8", 1.0)
+    assert fp8["time_s"].to_list() == pytest.approx([2.0, 2.5, 4.8, 20.0])
+    assert _without_quantization(timed, bf16, "nvfp4", 1.0)["time_s"].to_list() == pytest.approx(
+        [2.0, 2.5, 4.8, 16.0]
+    )
+    # A row that was timed below the bound is not made slower.
+    quick = timed.with_columns(time_s=pl.Series([1.0, 1.0, 4.0, 15.0]))
+    assert _without_quantization(quick, bf16, "fp8", 1.0)["time_s"].to_list() == [1, 1, 4, 15]
+
+
+@pytest.mark.parametrize("device", ["h200_sxm", "b200_sxm", "l40s"])
+@pytest.mark.parametrize(("engine", "dtype"), sorted(FUSED_QUANTIZATION))
+def test_quantization_taken_off_leaves_what_physics_asks(
+    store: PerfStore, device: str, engine: str, dtype: str
+) -> None:
+    frame = store.table(device, engine, "gemm")
+    assert frame is not None
+    timed, bf16 = frame.filter(dtype=dtype), frame.filter(dtype="bf16")
+    if not len(timed):
+        pytest.skip("not measured")
+    fused = FUSED_QUANTIZATION[engine, dtype]
+    rows = _without_quantization(timed, bf16, dtype, fused).sort("m", "n", "k")
+    raw = timed.sort("m", "n", "k")["time_s"].to_numpy()
+    on = ["m", "n", "k"]
+    ratio = LEAST_OF_BF16[dtype]
+    both = rows.join(bf16.select(*on, bf16="time_s"), on=on, how="left", maintain_order="left")
+    least = np.nan_to_num(ratio * both["bf16"].to_numpy(), nan=0.0)
+    least = np.minimum(np.maximum(least, bf16["time_s"].to_numpy().min()), raw)
+    assert len(rows) == len(timed)
+    assert (rows["time_s"].to_numpy() >= least * (1 - 1e-6)).all()
+    assert (rows["time_s"].to_numpy() <= raw * (1 + 1e-6)).all()
+
+
+def test_experts_whose_measuring_broke_off_at_once_take_after_their_neighbours() -> None:
+    """vLLM's tables on Blackwell have only tokens = 1 of Llama-4 Scout at TP 4 and at EP 8."""
+    b200 = Operators(load_device("b200_sxm"), "vllm", PerfStore())
+    categories = {"dtype": "bf16", "routing": "power_law_1.01", "activation": "gated"}
+    layer = {"hidden": 5120, "intermediate": 8192, "top_k": 1, "experts": 16, "tokens": 16384}
+
+    def time(tp: int, ep: int) -> tuple[float, int]:
+        found = b200.experts.time(categories, columns(layer | {"tp": tp, "ep": ep}))
+        return found.seconds.item(), found.kind.item()
+
+    wide = {ep: time(1, ep) for ep in (4, 8, 16)}
+    assert wide[8][1] == Kind.EXTRAPOLATED
+    # Not below EP 16's but for what a blend misses.
+    assert wide[4][0] > wide[8][0] > 0.9 * wide[16][0]
+    cut = {tp: time(tp, 1) for tp in (2, 4, 8)}
+    assert cut[4][1] == Kind.EXTRAPOLATED
+    assert cut[2][0] > cut[4][0] > cut[8][0] > 0.25 * cut[4][0]
 
 
 def test_beyond_the_table_time_grows_with_the_roofline(h100: Operators) -> None:
