@@ -149,8 +149,11 @@ def perfdb_check(
     folders: Annotated[
         list[Path] | None, typer.Argument(help="Folders of tables (default: the shipped one).")
     ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Print sound tables too.")] = False,
 ) -> None:
     """Read every table whole: schema, values, shapes given twice, collectors' checksums.
+
+    Prints the tables with problems or warnings, and how many are sound.
 
     Rows that cannot well be true are warnings: more than 10 % faster than their roofline, or
     more than twice as slow as the next larger call along the token axis.
@@ -159,7 +162,7 @@ def perfdb_check(
     from perfmodel.database.store import SHIPPED
     from perfmodel.errors import InputError
 
-    tables = rows = warnings = 0
+    tables = rows = warnings = sound = 0
     problems = []
     for folder in folders or [SHIPPED]:
         try:
@@ -168,19 +171,25 @@ def perfdb_check(
                 rows += found.rows
                 state = "BAD" if found.problem else "ok "
                 manifest = ", checksum" if found.manifest and not found.problem else ""
-                typer.echo(
-                    f"{state} {found.name}: {found.rows:,} rows, "
-                    f"{found.duplicates:,} duplicates{manifest}"
-                )
+                doubts = [] if found.problem else _implausible(folder, *found.name.split("/"))
+                doubtful = bool(found.problem or doubts)
+                sound += not doubtful
+                if everything or doubtful:
+                    typer.echo(
+                        f"{state} {found.name}: {found.rows:,} rows, "
+                        f"{found.duplicates:,} duplicates{manifest}"
+                    )
                 if found.problem:
                     problems.append(found.problem)
-                    continue
-                for warning in _implausible(folder, *found.name.split("/")):
+                for warning in doubts:
                     warnings += 1
                     typer.echo(f"    warning: {warning}")
         except InputError as error:
             problems.append(str(error))
-    typer.echo(f"{tables:,} tables, {rows:,} rows, {len(problems)} problems, {warnings:,} warnings")
+    typer.echo(
+        f"{tables:,} tables, {rows:,} rows, {sound:,} sound, {len(problems)} problems, "
+        f"{warnings:,} warnings"
+    )
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     if problems:

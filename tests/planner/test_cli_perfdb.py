@@ -213,10 +213,12 @@ def test_a_collection_is_used_and_checked(collected: tuple[Path, str]) -> None:
     assert "local_cpu: formula" in shown
     assert "gemm" in shown
     assert "rows measured in" in shown
-    checked = printed("check", folder)
+    assert "local_cpu" not in printed("check", folder)
+    checked = printed("check", folder, "--all")
     assert "ok  local_cpu/pytorch/gemm" in checked
     assert "0 duplicates, checksum" in checked
     assert "1 tables" in checked
+    assert "1 sound, 0 problems" in checked
     options = ("--engine", "pytorch", "--perfdb", folder, "--model", "qwen3-0.6b")
     covered = printed("coverage", "local_cpu", *options)
     assert "qkv_proj" in covered
