@@ -39,7 +39,15 @@ COLUMNS = {
 }
 """What a file of deployments holds."""
 
-DEVICE_NAMES = {"gb200": "gb200_nvl72", "gb300": "gb300_nvl72"}
+DEVICE_NAMES = {
+    "a100": "a100_sxm",
+    "h100": "h100_sxm",
+    "h200": "h200_sxm",
+    "b200": "b200_sxm",
+    "b300": "b300_sxm",
+    "gb200": "gb200_nvl72",
+    "gb300": "gb300_nvl72",
+}
 """Benchmarks' names of devices that are not ours."""
 
 FORMATS = {

@@ -262,3 +262,8 @@ def test_who_polls_rarely() -> None:
     assert public_runs.poll_steps("sglang", "h200_sxm", deepseek, 64) == 1
     assert public_runs.poll_steps("sglang", "b200_sxm", "zai-org/GLM-5", 64) == 1
     assert public_runs.poll_steps("vllm", "b200_sxm", deepseek, 64) == 1
+
+
+def test_short_device_names(tmp_path: Path) -> None:
+    assert read(tmp_path, system="b200").device == "b200_sxm"
+    assert read(tmp_path, system="gb300").device == "gb300_nvl72"
