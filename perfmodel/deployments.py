@@ -16,7 +16,7 @@ from pathlib import Path
 from perfmodel.closed_loop import Load
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.precision import Precision
-from perfmodel.public_runs import RANDOM_LENGTHS, Source, has_small_cache
+from perfmodel.public_runs import RANDOM_LENGTHS, Source, has_large_cache, has_small_cache
 
 COLUMNS = {
     "id": "name of the row",
@@ -142,8 +142,11 @@ class Deployment:
             gemm = "fp8_block" if gemm == "fp8" else gemm
             experts = "fp8_block" if experts == "fp8" else experts
         cache = "fp8" if gemm in ("fp8", "nvfp4") else "bf16"
-        if self.source.is_public and has_small_cache(self.engine, self.device):
-            cache = "fp8"
+        if self.source.is_public:
+            if has_small_cache(self.engine, self.device):
+                cache = "fp8"
+            elif has_large_cache(self.engine, self.device):
+                cache = "bf16"
         return Precision(gemm, gemm, experts, cache)
 
 

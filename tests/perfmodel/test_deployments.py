@@ -267,3 +267,12 @@ def test_who_polls_rarely() -> None:
 def test_short_device_names(tmp_path: Path) -> None:
     assert read(tmp_path, system="b200").device == "b200_sxm"
     assert read(tmp_path, system="gb300").device == "gb300_nvl72"
+
+
+def test_caches_of_public_runs(tmp_path: Path) -> None:
+    assert read(tmp_path, backend="vllm").precision("bf16", False).kv == "fp8"
+    assert read(tmp_path, backend="vllm", system="h100_sxm").precision("bf16", False).kv == "bf16"
+    blocks = {"system": "h100_sxm", "gemm_quant_mode": "fp8_block"}
+    assert read(tmp_path, **blocks).precision("fp8_block", True).kv == "fp8"
+    own = {"silicon_data_source": "lab.csv", "backend": "vllm", "system": "h100_sxm"}
+    assert read(tmp_path, **own).precision("bf16", False).kv == "fp8"
