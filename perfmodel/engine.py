@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from perfmodel.correction import NEUTRAL, Correction, load_corrections
 from perfmodel.errors import InputError
+from perfmodel.work import StepWork
+
+FloatArray = NDArray[np.float64]
 
 GIB = 2.0**30
 
@@ -21,6 +27,10 @@ class EngineProfile:
         fragmentation: share of the device's memory that the allocator cannot use.
         mixes_prefill: decodes ride along in an iteration with prompts, by default.
         step_tokens: prompt tokens of an iteration, by default.
+        splits_batches: can run two half batches at once, so that one computes while the
+            other's tokens travel to their experts.
+        captures_decode: decode steps replay a captured graph; otherwise they too are
+            launched kernel by kernel.
     """
 
     name: str
@@ -31,17 +41,38 @@ class EngineProfile:
     fragmentation: float
     mixes_prefill: bool = True
     step_tokens: int = 8192
+    splits_batches: bool = False
+    captures_decode: bool = True
+
+    def layer_overhead_s(self, work: StepWork) -> FloatArray:
+        """Launch gap of one layer in each column of work, (C,).
+
+        What was fitted to steps with prompts, which no engine captures, is paid by every
+        step where none is captured.
+        """
+        gap = self.correction.layer_overhead_s(work)
+        return gap if self.captures_decode else np.full(len(work), self.correction.layer_gap_s)
 
 
 # Memory: assumed, not measured: engines by default leave about a tenth of a device's memory outside
 # weights and cache (TensorRT-LLM's free_gpu_memory_fraction and vLLM's
 # gpu_memory_utilization are both 0.9).
+# Two half batches at once: SGLang's --enable-two-batch-overlap, vLLM's --enable-dbo.
 ENGINES = {
     profile.name: profile
     for profile in (
         EngineProfile("trtllm", "TensorRT-LLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05),
-        EngineProfile("vllm", "vLLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05),
-        EngineProfile("sglang", "SGLang", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05, False),
+        EngineProfile("vllm", "vLLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05, splits_batches=True),
+        EngineProfile(
+            "sglang",
+            "SGLang",
+            NEUTRAL,
+            3 * GIB,
+            0.5 * GIB,
+            0.05,
+            mixes_prefill=False,
+            splits_batches=True,
+        ),
     )
 }
 """Serving engines."""

@@ -1,12 +1,13 @@
 """The time of one forward step, for arrays of layouts and arrays of work.
 
 A step is written once, as the operator calls of `modules.step_calls`; the sweep sums their
-times over a pipeline's stages, and `breakdown` lists them.
+times over a pipeline's stages, and `breakdown` lists them. Operators wait for each other, but
+where an engine runs two half batches at once (`overlap`): those layers are simulated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from perfmodel.hardware import Device
 from perfmodel.layout import Layouts
 from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, ModuleKit, step_calls
 from perfmodel.operators import Operators
+from perfmodel.overlap import HalfBatches, halved
 from perfmodel.precision import Precision
 from perfmodel.work import StepWork, stages
 
@@ -76,18 +78,30 @@ class StepModel:
 
     def overhead_s(self, layers: int, work: StepWork) -> FloatArray:
         """What no operator accounts for in a pipeline stage of so many layers, (C,)."""
-        correction = self.engine.correction
-        return correction.step_overhead_s(work) + layers * correction.layer_overhead_s(work)
+        step_s = self.engine.correction.step_overhead_s(work)
+        return step_s + layers * self.engine.layer_overhead_s(work)
+
+    def half_batches(self, layouts: Layouts, work: StepWork) -> HalfBatches | None:
+        """The layers of half batches, if the engine runs two at once and tokens travel."""
+        if not (self.engine.splits_batches and self.model.is_moe) or layouts.aligned.all():
+            return None
+        half = halved(work)
+        halves = HalfBatches.of(self.calls(layouts, half), self.engine.layer_overhead_s(half), work)
+        return halves if halves.sections and halves.possible.any() else None
 
     def time(self, layouts: Layouts, work: StepWork) -> StepTime:
         """Pace and latency of every layout (L) under every column of work (C)."""
         parts = self._parts(layouts, work)
+        halves = self.half_batches(layouts, work)
+        travels = np.zeros(len(layouts), dtype=bool) if halves is None else ~layouts.aligned
         pace, latency = (np.empty((len(layouts), len(work))) for _ in range(2))
         for pp in np.unique(layouts.pp):
-            of_pp = np.flatnonzero(layouts.pp == pp)
-            for start in range(0, len(of_pp), ROWS):
-                rows = of_pp[start : start + ROWS]
-                pace[rows], latency[rows] = self._pipeline(int(pp), rows, parts, work)
+            for travelling in (False, True):
+                alike = np.flatnonzero((layouts.pp == pp) & (travels == travelling))
+                split = halves if travelling else None
+                for start in range(0, len(alike), ROWS):
+                    rows = alike[start : start + ROWS]
+                    pace[rows], latency[rows] = self._pipeline(int(pp), rows, parts, work, split)
         return StepTime(pace, latency)
 
     def _parts(self, layouts: Layouts, work: StepWork) -> dict[Part, list[Gather]]:
@@ -106,26 +120,44 @@ class StepModel:
         return parts
 
     def _pipeline(
-        self, pp: int, rows: NDArray[np.intp], parts: dict[Part, list[Gather]], work: StepWork
+        self,
+        pp: int,
+        rows: NDArray[np.intp],
+        parts: dict[Part, list[Gather]],
+        work: StepWork,
+        halves: HalfBatches | None,
     ) -> tuple[FloatArray, FloatArray]:
         """Pace and latency of layouts with the same number of stages."""
 
         def total(part: Part) -> FloatArray | float:
             return sum((seconds[index[rows]] for seconds, index in parts.get(part, ())), 0.0)
 
-        groups = range(len(self.model.groups))
-        layer = [total((LAYER, g)) for g in groups]
+        groups = self.model.groups
+        layer = [total((LAYER, g)) for g in range(len(groups))]
         first, last = total((EMBEDDING, 0)), total((HEAD, 0))
         boundary = total((BOUNDARY, 0)) if pp > 1 else 0.0
+        kinds = stages(self.model, pp)
+        gap = self.engine.layer_overhead_s(work)
+        split: dict[int, dict[int, FloatArray]] = {}
+        if halves is not None:
+            for g in halves.sections:
+                counts = {groups[g].count, *(stage.counts[g] for stage in kinds)}
+                split[g] = halves.faster(g, rows, counts, layer[g] + gap)
+
+        def add(seconds: FloatArray | float, counts: Sequence[int]) -> FloatArray | float:
+            """The layers of a stage on top, so many of each group."""
+            for g, count in enumerate(counts):
+                seconds = seconds + (split[g][count] if g in split else count * layer[g])
+            return seconds
+
+        def overhead(counts: Sequence[int]) -> FloatArray:
+            return self.overhead_s(sum(c for g, c in enumerate(counts) if g not in split), work)
+
         pace: FloatArray | float = 0.0
-        for stage in stages(self.model, pp):
-            overhead = self.overhead_s(sum(stage.counts), work)
-            seconds = boundary + overhead + stage.first * first + stage.last * last
-            for count, time in zip(stage.counts, layer, strict=True):
-                seconds = seconds + count * time
-            pace = np.maximum(pace, seconds)
-        fixed = pp * self.overhead_s(0, work) + self.overhead_s(self.model.layers, work)
-        latency = first + last + (pp - 1) * boundary + fixed - self.overhead_s(0, work)
-        for group, time in zip(self.model.groups, layer, strict=True):
-            latency = latency + group.count * time
+        for stage in kinds:
+            seconds = boundary + overhead(stage.counts) + stage.first * first + stage.last * last
+            pace = np.maximum(pace, add(seconds, stage.counts))
+        whole = [group.count for group in groups]
+        fixed = overhead(whole) + (pp - 1) * self.overhead_s(0, work)
+        latency = add(first + last + (pp - 1) * boundary + fixed, whole)
         return np.asarray(pace), np.asarray(latency)

@@ -83,6 +83,11 @@ class StepWork:
         return drafted
 
     @property
+    def divisible(self) -> NDArray[np.bool_]:
+        """Where the step's work can be split into two half batches."""
+        return (self.decode_sequences >= 2) | (self.prefill_sequences * self.prefill_tokens >= 2)
+
+    @property
     def sampled(self) -> FloatArray:
         """Tokens for which the step ends with a row of logits."""
         return self.decoded + self.prefill_sequences

@@ -205,6 +205,7 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
         batch=int(one.batch[0]),
         chunk_tokens=int(one.chunk[0]) or None,
         draft_tokens=int(one.drafts[0]),
+        two_batch_overlap=any(part.hidden_s > 0 for _, part in parts),
         acceptance=one.axes.acceptance if one.drafts[0] else None,
         tokens_per_step=float(one.step_tokens[0]) if one.role != "prefill" else None,
         replicas=pool.replicas,

@@ -132,6 +132,15 @@ def _operators(part: Breakdown) -> Table:
         "latency",
         "assumed",
     )
+    if part.hidden_s:
+        table.add_row(
+            "hidden by two-batch overlap",
+            "",
+            "",
+            "",
+            format_time(-part.hidden_s),
+            f"{-part.hidden_s / part.total_s:.1%}",
+        )
     return table
 
 

@@ -45,6 +45,7 @@ class PoolPlan:
         batch: sequences (prefill: prompts) per attention rank and pipeline micro-batch.
         chunk_tokens: prefill tokens per rank and iteration (continuous batching).
         draft_tokens: tokens that speculation drafts per sequence and step; 0: none.
+        two_batch_overlap: its steps run two half batches at once.
         acceptance: share of them accepted, each given that those before it were.
         tokens_per_step: tokens that a decoded sequence gains per step.
         qps_per_replica: capacity at full load.
@@ -65,6 +66,7 @@ class PoolPlan:
     batch: int
     chunk_tokens: int | None
     draft_tokens: int
+    two_batch_overlap: bool
     acceptance: float | None
     tokens_per_step: float | None
     replicas: int

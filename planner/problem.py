@@ -155,6 +155,11 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
 
 def _engine(query: Query) -> EngineProfile:
     profile = engine_profile(query.engine)
+    profile = replace(
+        profile,
+        splits_batches=profile.splits_batches and query.execution.two_batch_overlap,
+        captures_decode=profile.captures_decode and query.execution.cuda_graphs,
+    )
     if query.corrections is None:
         return profile
     known = load_corrections(Path(query.corrections))

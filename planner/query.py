@@ -266,6 +266,22 @@ class SpeculationChoice(_Strict):
         return value
 
 
+class ExecutionChoice(_Strict):
+    """How the engine executes a step."""
+
+    two_batch_overlap: bool = Field(
+        default=True,
+        description="Where tokens travel to experts on other devices, half a batch computes "
+        "while the other half's tokens travel, whenever that is faster and the engine can do "
+        "it (SGLang, vLLM); `false`: never.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="Decode steps replay captured CUDA graphs; without, they too are launched "
+        "kernel by kernel.",
+    )
+
+
 class SearchChoice(_Strict):
     """Limits of the search."""
 
@@ -323,6 +339,7 @@ class Query(_Strict):
         description="Drafting tokens with the checkpoint's multi-token-prediction module; "
         "none if not given.",
     )
+    execution: ExecutionChoice = ExecutionChoice()
     search: SearchChoice = SearchChoice()
 
     @field_validator("runtime", mode="before")

@@ -88,8 +88,9 @@ def _pools(fleet: FleetPlan) -> RenderableType:
     for pool in fleet.pools:
         slots = pool.sequences_in_flight
         flight = f"{format_count(slots, 'sequence')} in flight per replica; " if slots else ""
+        halves = "two half batches at once; " if pool.two_batch_overlap else ""
         held = f"batch held back by: {', '.join(pool.limits)}"
-        lines.append(Text(f"{pool.role}: {flight}{_drafting(pool)}{held}", style="dim"))
+        lines.append(Text(f"{pool.role}: {flight}{_drafting(pool)}{halves}{held}", style="dim"))
     return Group(*lines)
 
 

@@ -152,8 +152,14 @@ def test_files_written_and_explained(tmp_path: Path) -> None:
             "slo": {"e2e": "4s"},
         },
         {"slo": None, "engine": "vllm", "devices": ["mi300x"]},
+        {
+            "model": "Qwen/Qwen3-30B-A3B",
+            "engine": "vllm",
+            "devices": ["mi300x"],
+            "execution": {"cuda_graphs": False},
+        },
     ],
-    ids=["percentiles and formats", "as much as possible", "offline, analytic"],
+    ids=["percentiles and formats", "as much as possible", "offline, analytic", "experts, eager"],
 )
 def test_every_kind_of_plan_is_explained(tmp_path: Path, changes: dict[str, Any]) -> None:
     path = tmp_path / "plan.json"
