@@ -6,7 +6,7 @@ chunk) and returns arrays of shape (L, C). Nothing here knows a price or an SLO.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -72,6 +72,7 @@ class ContinuousEstimate:
         stalled_share: share of iterations in which any rank carries one; all wait for it.
         step_tokens: tokens that a sequence gains per iteration, (C,).
         ttit_s: mean time between tokens, every slot taken.
+        ttit_slo_s: the same at the percentile asked for, over iterations.
         prefill_s: iterations that one prompt takes, by representative input, (L, C, J).
         slots: sequences in flight.
         servers: prompts processed at once, as a queue sees them.
@@ -85,21 +86,12 @@ class ContinuousEstimate:
     stalled_share: FloatArray
     step_tokens: FloatArray
     ttit_s: FloatArray
+    ttit_slo_s: FloatArray
     prefill_s: FloatArray
     slots: FloatArray
     servers: FloatArray
     qps: FloatArray
     memory: MemoryTerms
-
-    def ttit_at(self, percentile: float | None) -> FloatArray:
-        """Time between tokens: the mean, or the percentile over iterations, (L, C).
-
-        A percentile is a mixed iteration's time where more than the rest of them are mixed.
-        """
-        if percentile is None:
-            return self.ttit_s
-        mixed = self.stalled_share > 1.0 - percentile / 100.0
-        return np.where(mixed, self.mixed_s, self.pure_s) / self.step_tokens
 
 
 def prefill(
@@ -189,6 +181,7 @@ def continuous(
     traffic: Traffic,
     batch: IntArray,
     chunk: IntArray,
+    percentile: float | None = None,
     *,
     drafts: IntArray | int = 0,
     acceptance: float = 0.0,
@@ -199,6 +192,9 @@ def continuous(
     use up `batch * ISL / OSL` prompt tokens per iteration on average, which arrive in
     chunks of `chunk` tokens on a share of the iterations. Speculation (see `decode`) ends
     sequences in fewer iterations: each then takes as many times more prompt tokens.
+
+    Args:
+        percentile: of `ttit_slo_s`; the mean if None.
     """
     prompt = traffic.mean_new_tokens
     drafts, gain = np.broadcast_to(drafts, batch.shape), step_tokens(drafts, acceptance)
@@ -217,6 +213,15 @@ def continuous(
     share = np.broadcast_to(np.minimum(needed, 1.0), mixed_s.shape)
     ttit = (share * mixed_s + (1.0 - share) * pure_s) / gain
     ranks = layouts.dp_a.astype(float)[:, None] * pp
+    stalled = 1.0 - (1.0 - share) ** layouts.dp_a.astype(float)[:, None]
+    at_slo = ttit
+    if percentile is not None:
+        # What one standard deviation of the batch's mean context adds to an iteration.
+        longer = replace(
+            alone, context_tokens=alone.context_tokens + traffic.context_std / np.sqrt(distinct[0])
+        )
+        context_s = (step.time(layouts, longer).pace_s * pp)[:, back] - pure_s
+        at_slo = _iteration_at(percentile / 100.0, stalled, pure_s, mixed_s, context_s) / gain
     slots = batch * ranks
     # Beside the decodes, the prompts whose chunks an iteration carries hold their caches.
     held = (batch + np.ceil(chunk / traffic.new_tokens.max())) * pp
@@ -225,15 +230,38 @@ def continuous(
         mixed_s=mixed_s,
         pure_s=pure_s,
         mixed_share=share,
-        stalled_share=1.0 - (1.0 - share) ** layouts.dp_a.astype(float)[:, None],
+        stalled_share=stalled,
         step_tokens=gain,
         ttit_s=ttit,
+        ttit_slo_s=at_slo,
         prefill_s=mixed_s[:, :, None] * chunks[None],
         slots=slots,
         servers=np.broadcast_to(ranks, mixed_s.shape),
         qps=slots / (traffic.outputs.mean * ttit) * np.minimum(1.0 / needed, 1.0),
         memory=_memory(step, layouts, mixed, held, traffic.peak_tokens(held)),
     )
+
+
+def _iteration_at(
+    quantile: float,
+    mixed_share: FloatArray,
+    pure_s: FloatArray,
+    mixed_s: FloatArray,
+    context_s: FloatArray,
+) -> FloatArray:
+    """Quantile of the iterations' times, a share of which carry a chunk and take longest.
+
+    Where those are more than the rest above the quantile, it is one among them; each kind
+    varies normally with the contexts in the batch, by `context_s`.
+    """
+    from scipy.special import ndtri
+
+    among_mixed = mixed_share > 1.0 - quantile
+    share = np.where(among_mixed, mixed_share, 1.0 - mixed_share)
+    below = np.where(among_mixed, 1.0 - mixed_share, 0.0)
+    deviations = ndtri(np.clip((quantile - below) / share, 1e-4, 1.0 - 1e-4))
+    seconds: FloatArray = np.where(among_mixed, mixed_s, pure_s) + deviations * context_s
+    return seconds
 
 
 def mixed_work(

@@ -188,11 +188,9 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
     memory = _memory_terms(estimate.memory)
     prefill_share = {"prefill": 1.0, "decode": 0.0}.get(one.role)
     ttit_slo = None
-    if isinstance(estimate, phases.DecodeEstimate):
+    if not isinstance(estimate, phases.PrefillEstimate):
         ttit_slo = float(estimate.ttit_slo_s[0, 0])
     if isinstance(estimate, phases.ContinuousEstimate):
-        target = space.problem.slo.ttit
-        ttit_slo = float(estimate.ttit_at(target.percentile if target else None)[0, 0])
         mean = float(estimate.ttit_s[0, 0] * estimate.step_tokens[0])
         pure = float(estimate.pure_s[0, 0])
         prefill_share = max(1.0 - pure / mean, 0.0)
@@ -238,14 +236,13 @@ def _estimate_at(
     b, c, drafts, acceptance = np.array([batch]), np.array([chunk]), one.drafts, one.axes.acceptance
     if one.role == "prefill":
         return phases.prefill(step, layout, problem.traffic, b)
+    percentile = problem.slo.ttit.percentile if problem.slo.ttit else None
     if one.role == "decode":
-        target = problem.slo.ttit
-        percentile = target.percentile if target else None
         return phases.decode(
             step, layout, problem.traffic, b, percentile, drafts=drafts, acceptance=acceptance
         )
     return phases.continuous(
-        step, layout, problem.traffic, b, c, drafts=drafts, acceptance=acceptance
+        step, layout, problem.traffic, b, c, percentile, drafts=drafts, acceptance=acceptance
     )
 
 
@@ -273,14 +270,8 @@ def _limits(space: Space, one: Candidates, layout: Layouts) -> tuple[str, ...]:
         return tuple(broken) or (
             ("throughput no longer grows with the batch",) if same else ("TTFT under load",)
         )
-    if slo.ttit is not None:
-        at = (
-            grown.ttit_slo_s
-            if isinstance(grown, phases.DecodeEstimate)
-            else grown.ttit_at(slo.ttit.percentile)
-        )
-        if float(at[0, 0]) > slo.ttit.seconds:
-            broken.append("TTIT target")
+    if slo.ttit is not None and float(grown.ttit_slo_s[0, 0]) > slo.ttit.seconds:
+        broken.append("TTIT target")
     gained = float(larger[0]) * float(one.step_tokens[0])
     needed = gained * traffic.mean_new_tokens / traffic.outputs.mean
     if one.role == "continuous" and needed > one.chunk[0]:

@@ -278,9 +278,9 @@ def _ttit_at(space: Space, pool: Candidates, target: Target) -> FloatArray:
             found[rows] = alone.ttit_slo_s[0]
         else:
             mixed = phases.continuous(
-                step, one, traffic, batch, chunk, drafts=drafts, acceptance=acceptance
+                step, one, traffic, batch, chunk, percentile, drafts=drafts, acceptance=acceptance
             )
-            found[rows] = mixed.ttit_at(percentile)[0]
+            found[rows] = mixed.ttit_slo_s[0]
     return found
 
 

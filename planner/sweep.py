@@ -251,14 +251,21 @@ class Space:
                 meets = meets & (traffic.outputs.mean * d.ttit_s <= slo.e2e.seconds)
         else:
             c = phases.continuous(
-                step, layouts, traffic, axes.batch, axes.chunk, drafts=drafts, acceptance=acceptance
+                step,
+                layouts,
+                traffic,
+                axes.batch,
+                axes.chunk,
+                _percentile(slo.ttit),
+                drafts=drafts,
+                acceptance=acceptance,
             )
             memory = c.memory
             estimates = Estimates(c.mixed_s[:, :, None], zeros, zeros, c.ttit_s)
             if slo.ttft is not None:
                 meets = self._first_token_in_time(c.mixed_s[:, :, None] * axes.chunks)
             if slo.ttit is not None:
-                meets = meets & (c.ttit_at(_percentile(slo.ttit)) <= slo.ttit.seconds)
+                meets = meets & (c.ttit_slo_s <= slo.ttit.seconds)
         fits = np.broadcast_to(memory.total <= step.device.memory_bytes, shape)
         return fits, meets, estimates
 
