@@ -71,17 +71,26 @@ def drawn_query(number: int) -> Query:
     )
 
 
+@dataclass(frozen=True)
+class Read:
+    """A layout that was looked at, with some columns of its axes."""
+
+    key: Key
+    row: int
+    columns: tuple[int, ...]
+
+
 @dataclass
 class Sweep:
     """The exhaustive sweep, read instead of the estimator; remembers what was read.
 
     Attributes:
-        read: (key, row) in the order asked for.
+        read: in the order asked for.
     """
 
     space: Space
     swept: dict[Key, Candidates]
-    read: list[tuple[Key, int]] = field(default_factory=list)
+    read: list[Read] = field(default_factory=list)
 
     def evaluate(
         self,
@@ -91,32 +100,35 @@ class Sweep:
         layouts: Layouts,
         funnel: Funnel | None = None,
         rows: Any = None,
+        columns: Any = None,
     ) -> Candidates:
         """What `Space.evaluate` says of one layout."""
-        key = (role, offer.device.name, str(precision))
-        self.read += [(key, int(row)) for row in rows]
-        return self.rows(key, rows)
+        (row,) = rows
+        asked = range(len(self.space.axes(role))) if columns is None else columns
+        self.read.append(
+            Read((role, offer.device.name, str(precision)), int(row), tuple(map(int, asked)))
+        )
+        return self.found([self.read[-1]])
 
-    def rows(self, key: Key, rows: Any) -> Candidates:
-        """Feasible configurations of some layouts."""
-        found = self.swept[key]
-        starts = np.searchsorted(found.layout, rows)
-        ends = np.searchsorted(found.layout, rows, side="right")
-        index = [np.arange(a, b) for a, b in zip(starts, ends, strict=True)]
-        return found.take(np.concatenate(index) if index else np.zeros(0, dtype=np.intp))
+    def found(self, read: Sequence[Read]) -> Candidates:
+        """Feasible configurations among what was read of one key."""
+        swept = self.swept[read[0].key]
+        index = []
+        for one in read:
+            start, end = np.searchsorted(swept.layout, [one.row, one.row + 1])
+            index.append(start + np.flatnonzero(np.isin(swept.column[start:end], one.columns)))
+        return swept.take(np.unique(np.concatenate(index)))
 
-    def price(self, read: Sequence[tuple[Key, int]]) -> float:
-        """USD per hour of the cheapest fleet of the layouts read; infinite without one."""
-        by_key: dict[Key, list[int]] = {}
-        for key, row in read:
-            by_key.setdefault(key, []).append(row)
-        pools = [self.rows(key, np.array(sorted(rows))) for key, rows in by_key.items()]
+    def price(self, read: Sequence[Read]) -> float:
+        """USD per hour of the cheapest fleet of what was read; infinite without one."""
+        keys = dict.fromkeys(one.key for one in read)
+        pools = [self.found([one for one in read if one.key == key]) for key in keys]
         result = SearchResult(pools, [], len(read), False, "")
         served = choose(self.space.problem, result)
         return served[0][1].usd_per_hour if served else float("inf")
 
 
-def infeasible(space: Space, read: Sequence[tuple[Key, int]], layouts: dict[Key, Layouts]) -> int:
+def infeasible(space: Space, read: Sequence[Read], layouts: dict[Key, Layouts]) -> int:
     """How many of the layouts read break a constraint, each asked again."""
     from spaces.constraints import memory_constraint
 
@@ -125,7 +137,7 @@ def infeasible(space: Space, read: Sequence[tuple[Key, int]], layouts: dict[Key,
     for offer, precision in space.pairs():
         for role in space.roles:
             key = (role, offer.device.name, str(precision))
-            rows = sorted({row for k, row in read if k == key})
+            rows = sorted({one.row for one in read if one.key == key})
             if not rows:
                 continue
             drawn = layouts[key][np.array(rows)]
@@ -143,25 +155,27 @@ def infeasible(space: Space, read: Sequence[tuple[Key, int]], layouts: dict[Key,
 
 
 def randomly(
-    layouts: dict[Key, Layouts], counts: dict[Role, int], seed: int
-) -> list[tuple[Key, int]]:
-    """So many distinct feasible layouts of each role, drawn evenly."""
+    layouts: dict[Key, Layouts], columns: dict[Role, int], cells: dict[Role, int], seed: int
+) -> list[Read]:
+    """Distinct feasible layouts of each role, drawn evenly, with all columns of their axes."""
     rng = np.random.default_rng(seed)
-    read: list[tuple[Key, int]] = []
-    for role, count in counts.items():
+    read: list[Read] = []
+    for role, count in cells.items():
         points = [
             (k, row) for k, found in layouts.items() if k[0] == role for row in range(len(found))
         ]
-        read += [points[i] for i in rng.permutation(len(points))[:count]]
+        chosen = rng.permutation(len(points))[: max(count // columns[role], 1)]
+        read += [Read(*points[i], tuple(range(columns[role]))) for i in chosen]
     return read
 
 
-def prefix(read: Sequence[tuple[Key, int]], share: float) -> list[tuple[Key, int]]:
-    """The first share of what each role read."""
-    kept: list[tuple[Key, int]] = []
-    for role in dict.fromkeys(key[0] for key, _ in read):
-        own = [point for point in read if point[0][0] == role]
-        kept += own[: max(round(share * len(own)), 1)]
+def prefix(read: Sequence[Read], share: float) -> list[Read]:
+    """The first share of the configurations that each role read."""
+    kept: list[Read] = []
+    for role in dict.fromkeys(one.key[0] for one in read):
+        own = [one for one in read if one.key[0] == role]
+        cells = np.cumsum([len(one.columns) for one in own])
+        kept += own[: max(int(np.searchsorted(cells, share * cells[-1], side="right")), 1)]
     return kept
 
 
@@ -177,13 +191,16 @@ def compared(number: int, store: PerfStore) -> dict[str, Any] | None:
         (c.role, c.offer.device.name, str(c.precision)): c for c in result.candidates
     }
     layouts = {key: c.layouts for key, c in swept.items()}
-    columns = sum(len(space.axes(role)) for role in space.roles)
-    trials = int(BUDGET * result.evaluated / columns)
+    columns = {role: len(space.axes(role)) for role in space.roles}
+    trials = int(BUDGET * result.evaluated / sum(columns.values()))
     table = Sweep(space, swept)
     space.evaluate = table.evaluate  # type: ignore[method-assign]
     sampled = tpe(space, lambda _what, _share: None, seed=number, trials=trials)
-    counts = {r: sum(key[0] == r for key, _ in table.read) for r in space.roles}
-    chance = randomly(layouts, counts, number)
+    cells = {
+        role: sum(len(one.columns) for one in table.read if one.key[0] == role)
+        for role in space.roles
+    }
+    chance = randomly(layouts, columns, cells, number)
     regrets = {
         name: {
             str(share): table.price(prefix(read, share / BUDGET)) / best - 1.0 for share in SHARES

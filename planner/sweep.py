@@ -187,8 +187,9 @@ class Space:
         layouts: Layouts,
         funnel: Funnel | None = None,
         rows: NDArray[np.int64] | None = None,
+        columns: NDArray[np.int64] | None = None,
     ) -> Candidates:
-        """Evaluate layouts (or some rows of them) on the role's whole grid of axes.
+        """Evaluate layouts (or some rows of them) on the role's grid of axes (or some columns).
 
         What fits and meets the SLO on an idle system is kept.
         """
@@ -203,17 +204,18 @@ class Space:
         rows = np.arange(len(layouts)) if rows is None else rows
         # One draft length at a time: more columns in a block would leave it fewer layouts, and
         # those of every block pay for their shapes anew.
-        for drafts in np.unique(axes.drafts):
-            columns = np.flatnonzero(axes.drafts == drafts)
-            swept = axes.take(columns)
-            size = max(BLOCK_CELLS // len(columns), 1)
+        asked = np.arange(len(axes)) if columns is None else columns
+        for drafts in np.unique(axes.drafts[asked]):
+            alike = asked[axes.drafts[asked] == drafts]
+            swept = axes.take(alike)
+            size = max(BLOCK_CELLS // len(alike), 1)
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
                 fits, meets, estimates = self._estimate(role, step, layouts[part], swept)
                 keep = fits & meets
                 layout, column = np.nonzero(keep)
                 counts += [fits.size, int(fits.sum()), int(keep.sum())]
-                blocks.append(whole.subset(part[layout], columns[column], estimates.take(keep)))
+                blocks.append(whole.subset(part[layout], alike[column], estimates.take(keep)))
         if funnel is not None:
             for name, count in zip(("evaluated", "memory", "SLO"), counts, strict=True):
                 funnel.add(name, int(count))
