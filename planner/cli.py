@@ -94,12 +94,14 @@ def _solve(
     from planner.solve import solve as find
 
     started = time.perf_counter()
+    errors = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     )
     task = bar.add_task("", total=1.0)
     shown = False
