@@ -31,6 +31,7 @@ class EngineProfile:
             other's tokens travel to their experts.
         captures_decode: decode steps replay a captured graph; otherwise they too are
             launched kernel by kernel.
+        kv_overlap: when a prefill pool sends KV caches, by default (see `kv_transfer.OVERLAPS`).
     """
 
     name: str
@@ -43,6 +44,7 @@ class EngineProfile:
     step_tokens: int = 8192
     splits_batches: bool = False
     captures_decode: bool = True
+    kv_overlap: str = "none"
 
     def layer_overhead_s(self, work: StepWork) -> FloatArray:
         """Launch gap of one layer in each column of work, (C,).
@@ -58,6 +60,9 @@ class EngineProfile:
 # weights and cache (TensorRT-LLM's free_gpu_memory_fraction and vLLM's
 # gpu_memory_utilization are both 0.9).
 # Two half batches at once: SGLang's --enable-two-batch-overlap, vLLM's --enable-dbo.
+# KV transfer: all three send a prompt's cache when it is computed. TensorRT-LLM overlaps it with
+# other requests' steps, and by layer only under TRTLLM_DISAGG_LAYERWISE; vLLM's NIXL connector
+# has the decode side read finished prompts; SGLang sends by chunk of a prompt, here always one.
 ENGINES = {
     profile.name: profile
     for profile in (

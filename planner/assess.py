@@ -12,10 +12,11 @@ from perfmodel.work import StepWork
 from planner import sizing
 from planner.candidates import Candidates, Role
 from planner.pairing import Choice, Pool
-from planner.plan import FleetPlan, HostPlan, PoolPlan, TtftPlan
+from planner.plan import FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan
 from planner.problem import Problem
 from planner.rates import usd_per_hour_per_qps
 from planner.sweep import Space
+from planner.transfer import link_utilization, moved
 
 
 def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
@@ -54,6 +55,7 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         qps=qps,
         capacity_qps=capacity,
         ttft=ttft,
+        transfer=_transfer(problem, choice, qps),
         ttit_mean_s=ttit,
         ttit_at_load_s=_ttit_at_load(space, last, qps),
         ttit_slo_s=ttit_at,
@@ -138,6 +140,25 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
         handling_s=handling_s,
         transfer_s=choice.transfer_s,
         slo_s=at_slo,
+    )
+
+
+def _transfer(problem: Problem, choice: Choice, qps: float) -> TransferPlan | None:
+    if len(choice.pools) == 1:
+        return None
+    first, last = choice.pools
+    p, d = first.one, last.one
+    found = moved(problem, p, d)
+    return TransferPlan(
+        overlap=problem.kv_overlap,
+        cache_bytes=found.cache_bytes,
+        sent_bytes_per_device=found.sent_bytes,
+        received_bytes_per_device=found.received_bytes,
+        sources=found.sources,
+        alone_s=found.alone_s,
+        added_s=found.added_s,
+        sender_utilization=link_utilization(problem, p, found.sent_bytes, first.replicas, qps),
+        receiver_utilization=link_utilization(problem, d, found.received_bytes, last.replicas, qps),
     )
 
 

@@ -112,7 +112,7 @@ class Candidates:
     Attributes:
         layout: (N,) row of `layouts`.
         column: (N,) column of `axes`.
-        kv_heads: KV heads that tensor parallelism can split (1 for a latent cache).
+        cache_heads: of `perfmodel.kv_transfer`.
     """
 
     role: Role
@@ -120,7 +120,7 @@ class Candidates:
     precision: Precision
     layouts: Layouts
     axes: Axes
-    kv_heads: int
+    cache_heads: tuple[int, ...]
     layout: IntArray
     column: IntArray
     estimates: Estimates
@@ -134,7 +134,7 @@ class Candidates:
 
     def subset(self, layout: IntArray, column: IntArray, estimates: Estimates) -> Candidates:
         """Other configurations over the same layouts and axes."""
-        shared = (self.role, self.offer, self.precision, self.layouts, self.axes, self.kv_heads)
+        shared = (self.role, self.offer, self.precision, self.layouts, self.axes, self.cache_heads)
         return Candidates(*shared, layout, column, estimates)
 
     @classmethod
@@ -174,12 +174,6 @@ class Candidates:
     def world(self) -> IntArray:
         """Devices of one replica."""
         return self._degree("world")
-
-    @property
-    def shards(self) -> FloatArray:
-        """Devices of one attention rank that hold different parts of the KV cache."""
-        tp = np.minimum(self._degree("tp_a"), self.kv_heads)
-        return (self._degree("pp") * self._degree("cp_a") * tp).astype(float)
 
     @property
     def slots(self) -> FloatArray:

@@ -35,10 +35,10 @@ def nondominated(objectives: FloatArray) -> NDArray[np.intp]:
 
 
 def reduce_decode(problem: Problem, pool: Candidates) -> Candidates:
-    """The decode candidates of each world size and cache sharding that none other dominates.
+    """The decode candidates of each world size and split of the cache that none other dominates.
 
-    A decode pool serves a demand by its capacity and admits by its slots; its sharding sets
-    the transfer time, its time between tokens matters to an end-to-end objective, and its
+    A decode pool serves a demand by its capacity and admits by its slots; how it splits a cache
+    sets the transfer time, its time between tokens matters to an end-to-end objective, and its
     iteration to how late an engine sends a first token.
     """
     # Slots over the time between tokens are the capacity: with both, it need not be compared.
@@ -47,7 +47,10 @@ def reduce_decode(problem: Problem, pool: Candidates) -> Candidates:
     if problem.slo.ttft is not None and np.any(pool.iteration_s != pool.ttit_s):
         columns.append(pool.iteration_s)
     objectives = np.stack(columns, axis=1)
-    group = pool.world * 4096 + pool.shards.astype(np.int64)
+    layouts = pool.layouts[pool.layout]
+    group = pool.world
+    for degree in (layouts.pp, layouts.cp_a, layouts.tp_a):
+        group = group * 4096 + degree
     kept = [
         rows[nondominated(objectives[rows])]
         for rows in (np.flatnonzero(group == g) for g in np.unique(group))

@@ -19,17 +19,19 @@ from rich.text import Text
 from perfmodel.breakdown import Breakdown
 from perfmodel.database import PerfStore
 from perfmodel.errors import ConfigError, InputError
+from perfmodel.kv_transfer import link_rate
 from perfmodel.layout import parse_layout
 from perfmodel.memory import TERMS
 from perfmodel.precision import Precision
 from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import assess, breakdowns, role_of
-from planner.pairing import Pool, make_choice, transfer_s
+from planner.pairing import Pool, make_choice
 from planner.plan import FleetPlan
 from planner.problem import resolve
 from planner.query import Query
 from planner.report import ttft_lines
 from planner.sweep import Space
+from planner.transfer import transfer_s
 
 TOLERANCE = 1e-6
 
@@ -77,7 +79,7 @@ def explain_plan(
             console.print(Padding(_operators(part), (0, 0, 1, 4)))
         console.print(Padding(_memory(plan.memory_bytes, plan.memory_capacity_bytes), (0, 0, 0, 2)))
     console.print(Text("\nFrom steps to the fleet", style="bold"))
-    for line in _arithmetic(space, again, moving):
+    for line in _arithmetic(space, again):
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print(Text("\nAgainst the plan", style="bold"))
     console.print(Padding(_comparison(fleet, again), (0, 0, 0, 2)))
@@ -150,7 +152,7 @@ def _memory(terms: dict[str, float], capacity: float) -> Text:
     return Text(f"memory {format_bytes(total)} of {format_bytes(capacity)} = {parts}")
 
 
-def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
+def _arithmetic(space: Space, fleet: FleetPlan) -> list[str]:
     traffic = space.problem.traffic
     lines = []
     for pool in fleet.pools:
@@ -173,14 +175,7 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"{pool.replicas * pool.qps_per_replica:.4g} QPS for {fleet.qps:.4g} demanded "
             f"(utilization {fleet.qps / (pool.replicas * pool.qps_per_replica):.0%})"
         )
-    if moving:
-        per_token = space.problem.model.kv_bytes_per_token(1.0)
-        state = space.problem.model.state_bytes
-        kept = f" and {state / 1e6:,.0f} MB of recurrent states" if state else ""
-        lines.append(
-            f"KV transfer {format_time(moving)}: {per_token:,.0f} cache elements per token, "
-            f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
-        )
+    lines += _transfer(space, fleet)
     target = space.problem.slo.ttft
     lines += ttft_lines(fleet, target.statistic if target else "mean")
     for host in fleet.hosts:
@@ -192,6 +187,50 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
     return lines
 
 
+def _transfer(space: Space, fleet: FleetPlan) -> list[str]:
+    """How the KV transfer's time comes about; nothing for a single pool."""
+    moved = fleet.transfer
+    if moved is None:
+        return []
+    problem = space.problem
+    model, traffic = problem.model, problem.traffic
+    kept = (
+        f" and {model.state_bytes / 1e6:,.0f} MB of recurrent states" if model.state_bytes else ""
+    )
+    devices = {offer.device.name: offer.device for offer in problem.offers}
+    sides = zip(
+        fleet.pools,
+        ("sends", "receives"),
+        (moved.sent_bytes_per_device, moved.received_bytes_per_device),
+        (moved.sender_utilization, moved.receiver_utilization),
+        strict=True,
+    )
+    lines = [
+        f"KV cache {format_bytes(moved.cache_bytes)} per request: "
+        f"{model.kv_bytes_per_token(1.0):,.0f} cache elements per token, "
+        f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
+    ]
+    for pool, verb, each, load in sides:
+        rate = link_rate(devices[pool.device].network)
+        lines.append(
+            f"the busiest {pool.role} device {verb} {format_bytes(each)} of it at "
+            f"{rate / 1e9:.3g} GB/s: {format_time(each / rate)}; its link is {load:.1%} taken"
+        )
+    batch = fleet.pools[0].batch
+    together = f", the {batch} prompts of a step sharing the links" if batch > 1 else ""
+    how = (
+        "each layer sent while later ones are computed"
+        if moved.overlap == "layerwise"
+        else "sent when the prompt is computed"
+    )
+    lines.append(
+        f"KV transfer {format_time(moved.alone_s)} alone, from {moved.sources} prefill "
+        f"{'device' if moved.sources == 1 else 'devices'} to each decode device{together}; {how}: "
+        f"adds {format_time(moved.added_s)} to the first token"
+    )
+    return lines
+
+
 def _comparison(plan: dict[str, Any], again: FleetPlan) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for i, name in enumerate(("figure", "plan", "derived", "")):
@@ -199,6 +238,7 @@ def _comparison(plan: dict[str, Any], again: FleetPlan) -> Table:
     rows = [
         ("usd_per_hour", plan["usd_per_hour"], again.usd_per_hour),
         ("ttft.mean_s", plan["ttft"]["mean_s"], again.ttft.mean_s),
+        ("ttft.transfer_s", plan["ttft"]["transfer_s"], again.ttft.transfer_s),
         ("ttit_mean_s", plan["ttit_mean_s"], again.ttit_mean_s),
         ("e2e_mean_s", plan["e2e_mean_s"], again.e2e_mean_s),
         ("capacity_qps", plan["capacity_qps"], again.capacity_qps),

@@ -14,12 +14,18 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.operators.collective import NETWORK_EFFICIENCY
+from perfmodel.kv_transfer import receiver_columns
 from planner import sizing
 from planner.candidates import Candidates
 from planner.dominance import nondominated, reduce_decode
 from planner.fleet import hosts_needed, pool_hosts
 from planner.problem import Offer, Problem
+from planner.transfer import (
+    least_sender_replicas,
+    receiver_replicas,
+    sender_replicas,
+    transfer_s,
+)
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -218,12 +224,12 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     """Decode candidates sized for the demand, without those that another makes needless.
 
     To a prefill pool the decode side matters by its devices, by how long it delays a first
-    token and transfer takes, and (with an end-to-end objective) by its time between tokens.
-    Where replicas leave gaps in a host, smaller ones may share it better: then their size
-    matters too.
+    token, by how it splits the cache that it is sent, and (with an end-to-end objective) by
+    its time between tokens. Where replicas leave gaps in a host, smaller ones may share it
+    better: then their size matters too.
     """
     least = np.maximum(
-        sizing.least_replicas(problem, pool, qps), replicas_for_links(problem, pool, qps)
+        sizing.least_replicas(problem, pool, qps), receiver_replicas(problem, pool, qps)
     )
     most = sizing.prompt_admission(problem, pool, qps)
     most = np.maximum(np.where(most == sizing.UNREACHABLE, least, most), least)
@@ -236,7 +242,8 @@ def _size_decode(problem: Problem, pool: Candidates, qps: float) -> _SizedDecode
     pool = pool.take(rows)
     delay = sizing.slot_waiting(problem, pool, replicas.astype(float), qps).mean_s
     delay = delay + problem.handling_s(pool.iteration_s, disaggregated=True)
-    columns = [(replicas * pool.world).astype(float), delay, -pool.shards]
+    columns = [(replicas * pool.world).astype(float), delay]
+    columns += receiver_columns(pool.cache_heads, pool.layouts[pool.layout])
     if problem.slo.e2e is not None:
         columns.append(pool.ttit_s)
     if pool.offer.host_devices & (pool.offer.host_devices - 1):
@@ -258,39 +265,10 @@ class _BoundedPrefill:
 
 
 def _bounded(problem: Problem, pool: Candidates, qps: float) -> _BoundedPrefill:
-    links = replicas_for_links(problem, pool, qps)
+    links = least_sender_replicas(problem, pool, qps)
     replicas = np.maximum(sizing.least_replicas(problem, pool, qps), links)
     order = np.argsort(replicas * pool.world, kind="stable")
     return _BoundedPrefill(pool.take(order), replicas[order])
-
-
-def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
-    """Time to move one request's KV cache between pools, (P, D), seconds.
-
-    Every device that holds a different part of the cache sends it over its own network link;
-    the slower side sets the pace. The cached prefix is on both sides already.
-    """
-    rate = np.minimum(_rank_bandwidth(p)[:, None], _rank_bandwidth(d)[None, :])
-    latency = max(p.offer.device.network.latency_s, d.offer.device.network.latency_s)
-    return np.asarray(latency + _cache_bytes(problem, p) / rate)
-
-
-def _rank_bandwidth(pool: Candidates) -> FloatArray:
-    """Network bandwidth with which one attention rank moves a sequence's cache, bytes/s."""
-    return pool.shards * pool.offer.device.network.bandwidth_bytes_per_s * NETWORK_EFFICIENCY
-
-
-def _cache_bytes(problem: Problem, pool: Candidates) -> float:
-    """KV cache of a mean prompt's new tokens, bytes."""
-    tokens = int(np.ceil(problem.traffic.mean_new_tokens))
-    return problem.model.kv_bytes(tokens, pool.precision.bytes("kv"))
-
-
-def replicas_for_links(problem: Problem, pool: Candidates, qps: float) -> IntArray:
-    """Fewest replicas whose network links move the caches of all requests."""
-    ranks = pool.layouts.dp_a[pool.layout]
-    needed = qps * _cache_bytes(problem, pool) / (_rank_bandwidth(pool) * ranks)
-    return np.maximum(np.ceil(needed), 1).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -298,7 +276,7 @@ class _Block:
     """Prefill candidates (P) beside sized decode pools (D); arrays are (D, P).
 
     Attributes:
-        least_replicas: of each prefill candidate, (P,), by capacity and by network links.
+        least_replicas: of the prefill candidates, by capacity and by network links.
         moving_s: time to transfer a request's cache.
         limit: a fleet must be cheaper, USD per hour.
     """
@@ -319,7 +297,7 @@ class _Block:
 
     def choice(self, i: int, j: int, replicas: int) -> Choice | None:
         """The fleet of decode pool `i` and so many replicas of prefill candidate `j`."""
-        count = max(replicas, int(self.least_replicas[j]))
+        count = max(replicas, int(self.least_replicas[i, j]))
         pools = [
             Pool(self.prefill, j, count),
             Pool(self.decode.pool, i, int(self.decode.replicas[i])),
@@ -399,7 +377,10 @@ def _best_pair(
         rows = np.arange(start, min(start + size, len(prefill.pool)))
         part, decode = prefill.pool.take(rows), d.take(open_)
         moving = transfer_s(problem, part, decode.pool).T  # candidates on the last axis
-        block = _Block(part, prefill.least_replicas[rows], decode, moving, limit)
+        least = np.maximum(
+            prefill.least_replicas[rows], sender_replicas(problem, part, decode.pool, qps).T
+        )
+        block = _Block(part, least, decode, moving, limit)
         replicas = sizing.replicas_for_ttft(
             problem,
             part,
@@ -466,5 +447,4 @@ __all__ = [
     "cheapest_fleets",
     "make_choice",
     "rank",
-    "transfer_s",
 ]

@@ -106,11 +106,38 @@ class TtftPlan:
 
 
 @dataclass(frozen=True)
+class TransferPlan:
+    """One request's KV cache on its way between the pools of a disaggregated fleet.
+
+    Attributes:
+        overlap: `none` (sent when the prompt is computed) or `layerwise`.
+        cache_bytes: of the mean prompt's new tokens.
+        sent_bytes_per_device, received_bytes_per_device: by the busiest device of each pool.
+        sources: prefill devices from which a decode device pulls.
+        alone_s: it takes, not overlapped with anything.
+        added_s: it adds to the first token.
+        sender_utilization, receiver_utilization: share of the busiest device's network
+            bandwidth that the demand takes.
+    """
+
+    overlap: str
+    cache_bytes: float
+    sent_bytes_per_device: float
+    received_bytes_per_device: float
+    sources: int
+    alone_s: float
+    added_s: float
+    sender_utilization: float
+    receiver_utilization: float
+
+
+@dataclass(frozen=True)
 class FleetPlan:
     """One fleet that serves the demand.
 
     Attributes:
         kind: continuous, disaggregated (one device type) or heterogeneous.
+        transfer: of KV caches between its pools, where it has two.
         ttit_mean_s: with every slot taken: what the SLO is held against.
         ttit_at_load_s: at the demand, with as many sequences in flight as it keeps.
         capacity_qps: of its weaker pool at full load, without regard to queueing.
@@ -127,6 +154,7 @@ class FleetPlan:
     qps: float
     capacity_qps: float
     ttft: TtftPlan
+    transfer: TransferPlan | None
     ttit_mean_s: float
     ttit_at_load_s: float
     ttit_slo_s: float | None

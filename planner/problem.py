@@ -91,6 +91,11 @@ class Problem:
         chosen = self.query.speculation
         return 0.0 if chosen is None else chosen.acceptance
 
+    @property
+    def kv_overlap(self) -> str:
+        """When a prefill pool sends KV caches, of `perfmodel.kv_transfer.OVERLAPS`."""
+        return self.query.kv_transfer.overlap or self.engine.kv_overlap
+
     def handling_s(self, iteration_s: FloatArray, *, disaggregated: bool) -> FloatArray:
         """What the engine adds to a first token's time besides steps and waiting, seconds.
 

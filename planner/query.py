@@ -282,6 +282,17 @@ class ExecutionChoice(_Strict):
     )
 
 
+class KvTransferChoice(_Strict):
+    """How a disaggregated fleet moves KV caches from prefill to decode."""
+
+    overlap: Literal["none", "layerwise"] | None = Field(
+        default=None,
+        description="`none`: a cache is sent when its prompt is computed; `layerwise`: each "
+        "layer's as soon as it is, while later ones are computed; what the engine does by "
+        "default (none, all of them) if not given.",
+    )
+
+
 class SearchChoice(_Strict):
     """Limits of the search."""
 
@@ -340,6 +351,7 @@ class Query(_Strict):
         "none if not given.",
     )
     execution: ExecutionChoice = ExecutionChoice()
+    kv_transfer: KvTransferChoice = KvTransferChoice()
     search: SearchChoice = SearchChoice()
 
     @field_validator("runtime", mode="before")

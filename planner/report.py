@@ -135,6 +135,13 @@ def _latency(plan: Plan) -> RenderableType:
         text += f", {format_time(best.ttit_slo_s)} at {statistic}"
     lines.append(text + f" with every slot taken, {format_time(best.ttit_at_load_s)} at this load")
     lines.append(f"end to end {format_time(best.e2e_mean_s)} mean")
+    if best.transfer is not None:
+        moved = best.transfer
+        lines.append(
+            f"KV transfer {format_bytes(moved.cache_bytes)} per request, overlap {moved.overlap}: "
+            f"takes {moved.sender_utilization:.1%} of the busiest prefill device's network link, "
+            f"{moved.receiver_utilization:.1%} of the busiest decode device's"
+        )
     return Text("\n".join(lines))
 
 

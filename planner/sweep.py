@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel import phases
-from perfmodel.architecture import Recurrent
 from perfmodel.database import PerfStore
+from perfmodel.kv_transfer import cache_heads
 from perfmodel.layout import Layouts
 from perfmodel.operators import Operators
 from perfmodel.precision import Precision
@@ -195,9 +195,9 @@ class Space:
         """
         step = self.step_model(offer, precision)
         axes = self.axes(role)
-        none = np.zeros(0, dtype=np.int64)
+        none, heads = np.zeros(0, dtype=np.int64), cache_heads(self.problem.model)
         whole = Candidates(
-            role, offer, precision, layouts, axes, self._kv_heads(), none, none, _none(role, axes)
+            role, offer, precision, layouts, axes, heads, none, none, _none(role, axes)
         )
         blocks = [whole]
         counts = np.zeros(3, dtype=np.int64)
@@ -282,18 +282,6 @@ class Space:
             return np.asarray(latency_s @ weights <= target.seconds)
         late = (latency_s > target.seconds) @ weights
         return np.asarray(late <= 1.0 - target.percentile / 100.0 + 1e-12)
-
-    def _kv_heads(self) -> int:
-        # Ranks share a sequence's cache only as far as its heads go; so they do its states.
-        mixers = {group.attention for group in self.problem.model.groups}
-        return min(
-            mixer.key_heads
-            if isinstance(mixer, Recurrent)
-            else 1
-            if mixer.kind == "mla"
-            else mixer.kv_heads
-            for mixer in mixers
-        )
 
 
 def _none(role: Role, axes: Axes) -> Estimates:

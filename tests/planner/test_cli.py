@@ -63,7 +63,7 @@ def explained(path: Path) -> None:
         result = planner("explain", path, "--fleet", number)
         assert result.exit_code == 0, result.output
         assert "DIFFERS" not in result.stdout
-        assert result.stdout.count(" same") == 6
+        assert result.stdout.count(" same") == 7
         for pool in fleet["pools"]:
             assert pool["layout"] in result.stdout
         assert "roofline" in result.stdout
