@@ -50,6 +50,9 @@ class Device:
         peak_flops_per_s: dense matrix peak by precision (`bf16`, `fp8`, `int8`, `fp4`).
         host_devices: devices in the unit that is bought or rented.
         links: innermost first.
+        host_memory_bytes: host memory per device; None where the file does not say.
+        host_bandwidth_bytes_per_s: of a device's link to it, one direction, all devices
+            loading at once; None likewise.
         achieved_compute: share of the peak that large matrix products reach, where it is
             published for the device; None: the operators' own assumption.
         achieved_bandwidth: the same of memory bandwidth.
@@ -66,6 +69,8 @@ class Device:
     host_devices: int
     platform: str
     links: tuple[Link, ...]
+    host_memory_bytes: float | None = None
+    host_bandwidth_bytes_per_s: float | None = None
     achieved_compute: float | None = None
     achieved_bandwidth: float | None = None
     notes: str = ""
@@ -149,6 +154,9 @@ def _read_device(path: Path) -> Device:
             raise fail(location, f"expected a positive {kind} quantity, got {text!r}")
         return value
 
+    def of_host(name: str, kind: str) -> float | None:
+        return quantity(("host", name), kind) if name in get(("host",)) else None
+
     def share(location: tuple[str, ...]) -> float | None:
         if location[0] not in data or location[1] not in get(location[:1]):
             return None
@@ -203,6 +211,8 @@ def _read_device(path: Path) -> Device:
         host_devices=count(("host", "devices")),
         platform=platform,
         links=tuple(links),
+        host_memory_bytes=of_host("memory", "bytes"),
+        host_bandwidth_bytes_per_s=of_host("link", "bytes_per_s"),
         achieved_compute=share(("achieved", "compute")),
         achieved_bandwidth=share(("achieved", "bandwidth")),
         notes=str(data.get("notes", "")),

@@ -140,10 +140,25 @@ def transfer_s(
 def _remaining_s(
     moved: FloatArray, link: Link, pp: FloatArray, layers: int, computed_s: FloatArray
 ) -> FloatArray:
-    """What is left to send when the last layer is computed (see `transfer_s`)."""
+    """What is left to send when the last layer is computed."""
+    return unhidden_s(moved / stage_share(layers, pp) / link_rate(link), computed_s, pp, layers)
+
+
+def unhidden_s(
+    moving_s: FloatArray, computing_s: FloatArray, pp: FloatArray, layers: int
+) -> FloatArray:
+    """Time by which layers that are moved and computed one by one outlast computation alone.
+
+    See `transfer_s`; the order of the two does not matter to it.
+
+    Args:
+        moving_s: of all layers through the busiest device's link, had it all of them.
+        computing_s: of all layers; 0 hides nothing.
+        pp: pipeline stages; the fullest one's layers pass through one device.
+    """
     held = np.ceil(layers / pp)
-    whole = moved / stage_share(layers, pp) / link_rate(link)
-    result: FloatArray = (whole + (held - 1.0) * np.maximum(whole - computed_s, 0.0)) / layers
+    behind = np.maximum(moving_s - computing_s, 0.0)
+    result: FloatArray = (moving_s + (held - 1.0) * behind) / layers
     return result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,45 @@ def kv_bytes_per_sequence(
     return result
 
 
+def prefix_bytes(
+    attention: Attention | Recurrent,
+    tokens: FloatArray,
+    tp: FloatArray,
+    cp: FloatArray,
+    precision: Precision,
+) -> FloatArray:
+    """One layer's cache of `tokens` of many prefixes on one device.
+
+    As `kv_bytes_per_sequence`, but that no window caps what many prefixes have together, and
+    that a recurrent layer's states, one per prefix, are not counted.
+    """
+    if isinstance(attention, Recurrent):
+        return np.zeros_like(tp) + 0.0 * tokens
+    whole = replace(attention, window_tokens=0)
+    return kv_bytes_per_sequence(whole, tokens, tp, cp, precision)
+
+
+def cache_bytes_on_device(
+    model: ModelArchitecture, precision: Precision, layouts: Layouts, tokens: FloatArray
+) -> FloatArray:
+    """Cache of one sequence of `tokens` (J,) on the device with most of it, (L, J)."""
+    tp, cp = _column(layouts.tp_a), _column(layouts.cp_a)
+    layer = [
+        np.broadcast_to(
+            kv_bytes_per_sequence(group.attention, tokens, tp, cp, precision),
+            (len(layouts), len(tokens)),
+        )
+        for group in model.groups
+    ]
+    most = np.zeros((len(layouts), len(tokens)))
+    for pp in np.unique(layouts.pp):
+        rows = np.flatnonzero(layouts.pp == pp)
+        for stage in stages(model, int(pp)):
+            held = sum(count * kv[rows] for count, kv in zip(stage.counts, layer, strict=True))
+            most[rows] = np.maximum(most[rows], held)
+    return most
+
+
 def replica_memory(
     model: ModelArchitecture,
     device: Device,
@@ -106,6 +145,7 @@ def replica_memory(
     work: StepWork,
     peak_sequences: FloatArray,
     peak_tokens: FloatArray,
+    resident_tokens: float = 0.0,
 ) -> MemoryTerms:
     """Memory of the fullest device of each layout (L) under each column of work (C).
 
@@ -115,6 +155,7 @@ def replica_memory(
         peak_sequences: (L, C) or broadcastable: sequences whose cache one attention
             data-parallel rank holds at once, all pipeline micro-batches counted.
         peak_tokens: (C,) or broadcastable: the length at which each is counted.
+        resident_tokens: prefix-cache tokens that each rank keeps besides.
     """
     hidden = model.hidden
     tp, cp = _column(layouts.tp_a), _column(layouts.cp_a)
@@ -122,6 +163,8 @@ def replica_memory(
     dense_tp = dense_shards(model, layouts)
     layer_weights: list[FloatArray] = []
     layer_kv: list[FloatArray] = []
+    layer_resident: list[FloatArray] = []
+    resident = np.array([resident_tokens])
     for group in model.groups:
         ffn = group.feed_forward
         dense = (ffn.dense_parameters(hidden) + ffn.shared_parameters(hidden)) / dense_tp
@@ -134,6 +177,7 @@ def replica_memory(
             + (ffn.router_parameters(hidden) + norms) * ACTIVATION_BYTES
         )
         layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
+        layer_resident.append(prefix_bytes(group.attention, resident, tp, cp, precision))
     table = model.vocab * hidden * ACTIVATION_BYTES / tp
     drafting = work.drafted > 0
     draft = model.draft_group
@@ -152,16 +196,18 @@ def replica_memory(
             shared = model.tied_embeddings and stage.first and stage.last
             tables = stage.first + stage.last - shared
             held: FloatArray = tables * table[rows]
-            cached = np.zeros((len(rows), 1))
-            for count, w, kv in zip(stage.counts, layer_weights, kv_per_sequence, strict=True):
+            cached, kept = np.zeros((len(rows), 1)), np.zeros((len(rows), 1))
+            layers = zip(stage.counts, layer_weights, kv_per_sequence, layer_resident, strict=True)
+            for count, w, kv, prefix in layers:
                 held = held + count * w[rows]
                 cached = cached + count * kv[rows]
+                kept = kept + count * prefix[rows]
             if stage.last and drafting.any():
                 # The module shares the model's tables, of which the last stage has the LM head.
                 lacks = not (stage.first or model.tied_embeddings)
                 held = held + drafting * (draft_weights[rows] + lacks * table[rows])
                 cached = cached + drafting * kv_per_sequence[draft][rows]
-            cached = cached * sequences[rows]
+            cached = cached * sequences[rows] + kept
             fuller = held + cached > fullest[rows]
             fullest[rows] = np.where(fuller, held + cached, fullest[rows])
             weights[rows] = np.where(fuller, held, weights[rows])

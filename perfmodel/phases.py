@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from perfmodel.layout import Layouts
 from perfmodel.memory import MemoryTerms, replica_memory
+from perfmodel.prefix_cache import late_s, load_s
 from perfmodel.step import StepModel
 from perfmodel.traffic import Traffic
 from perfmodel.work import StepWork, step_tokens
@@ -73,7 +74,9 @@ class ContinuousEstimate:
         step_tokens: tokens that a sequence gains per iteration, (C,).
         ttit_s: mean time between tokens, every slot taken.
         ttit_slo_s: the same at the percentile asked for, over iterations.
-        prefill_s: iterations that one prompt takes, by representative input, (L, C, J).
+        prefill_s: iterations that one prompt takes, by representative input, (L, C, J), and
+            what it waits for its cached prefix.
+        load_s: the latter alone, broadcastable to it.
         slots: sequences in flight.
         servers: prompts processed at once, as a queue sees them.
         qps: requests/s; where every iteration carries a chunk and slots still run empty, what the
@@ -88,6 +91,7 @@ class ContinuousEstimate:
     ttit_s: FloatArray
     ttit_slo_s: FloatArray
     prefill_s: FloatArray
+    load_s: FloatArray
     slots: FloatArray
     servers: FloatArray
     qps: FloatArray
@@ -107,7 +111,11 @@ def prefill(
     time = step.time(layouts, work)
     shape = (len(layouts), len(batch), nodes)
     weights = np.array(traffic.inputs.weights)
-    pace = time.pace_s.reshape(shape)
+    pace, latency = time.pace_s.reshape(shape), time.latency_s.reshape(shape)
+    if traffic.loads_prefix:
+        loading = _prefix_load_s(step, layouts, traffic)[:, None] * batch[:, None]
+        latency = latency + late_s(step.model.layers, layouts, loading, latency)
+        pace = np.maximum(pace, loading)
     mean_pace = pace @ weights
     # A step of `batch` independent prompts varies less than one prompt does.
     variance = np.maximum((pace**2) @ weights - mean_pace**2, 0.0) / batch
@@ -119,13 +127,14 @@ def prefill(
     )
     # Every stage holds a batch, and one more waits for its cache to be taken away.
     held = batch * (layouts.pp.astype(float)[:, None] + 1.0)
+    own = np.array([traffic.inputs.maximum - traffic.shared_tokens[-1]])
     return PrefillEstimate(
-        latency_s=time.latency_s.reshape(shape),
+        latency_s=latency,
         pace_s=mean_pace,
         pace_cv2=variance / mean_pace**2,
         qps=batch * ranks / mean_pace,
         servers=np.broadcast_to(ranks, mean_pace.shape),
-        memory=_memory(step, layouts, longest, held, np.array([traffic.inputs.maximum])),
+        memory=_memory(step, layouts, traffic, longest, held, own),
     )
 
 
@@ -171,7 +180,7 @@ def decode(
         ttit_slo_s=tail,
         slots=slots,
         qps=slots / (traffic.outputs.mean * ttit),
-        memory=_memory(step, layouts, work, held, traffic.peak_tokens(held)),
+        memory=_memory(step, layouts, traffic, work, held, traffic.own_peak_tokens(held)),
     )
 
 
@@ -211,7 +220,17 @@ def continuous(
     pure_s = (step.time(layouts, alone).pace_s * pp)[:, back]
     needed = batch * gain * prompt / (traffic.outputs.mean * chunk)
     share = np.broadcast_to(np.minimum(needed, 1.0), mixed_s.shape)
-    ttit = (share * mixed_s + (1.0 - share) * pure_s) / gain
+    iteration = share * mixed_s + (1.0 - share) * pure_s
+    load, stretch = np.zeros((1, 1, 1)), np.ones((1, 1))
+    if traffic.loads_prefix:
+        # Prefixes are loaded while other sequences decode: only a request of its own waits for
+        # its prefix. Iterations wait where the link cannot follow.
+        loading = _prefix_load_s(step, layouts, traffic)
+        load = late_s(step.model.layers, layouts, loading[:, None], mixed_s[:, :, None])
+        prompts = batch * gain / traffic.outputs.mean * np.minimum(1.0 / needed, 1.0)
+        weights = np.array(traffic.inputs.weights)
+        stretch = np.maximum(prompts * pp * (loading @ weights)[:, None] / iteration, 1.0)
+    ttit = iteration * stretch / gain
     ranks = layouts.dp_a.astype(float)[:, None] * pp
     stalled = 1.0 - (1.0 - share) ** layouts.dp_a.astype(float)[:, None]
     at_slo = ttit
@@ -221,7 +240,8 @@ def continuous(
             alone, context_tokens=alone.context_tokens + traffic.context_std / np.sqrt(distinct[0])
         )
         context_s = (step.time(layouts, longer).pace_s * pp)[:, back] - pure_s
-        at_slo = _iteration_at(percentile / 100.0, stalled, pure_s, mixed_s, context_s) / gain
+        at_slo = _iteration_at(percentile / 100.0, stalled, pure_s, mixed_s, context_s)
+        at_slo = at_slo * stretch / gain
     slots = batch * ranks
     # Beside the decodes, the prompts whose chunks an iteration carries hold their caches.
     held = (batch + np.ceil(chunk / traffic.new_tokens.max())) * pp
@@ -234,11 +254,12 @@ def continuous(
         step_tokens=gain,
         ttit_s=ttit,
         ttit_slo_s=at_slo,
-        prefill_s=mixed_s[:, :, None] * chunks[None],
+        prefill_s=mixed_s[:, :, None] * chunks[None] + load,
+        load_s=load,
         slots=slots,
         servers=np.broadcast_to(ranks, mixed_s.shape),
         qps=slots / (traffic.outputs.mean * ttit) * np.minimum(1.0 / needed, 1.0),
-        memory=_memory(step, layouts, mixed, held, traffic.peak_tokens(held)),
+        memory=_memory(step, layouts, traffic, mixed, held, traffic.own_peak_tokens(held)),
     )
 
 
@@ -292,10 +313,24 @@ def mixed_work(
 def _memory(
     step: StepModel,
     layouts: Layouts,
+    traffic: Traffic,
     work: StepWork,
     sequences: FloatArray,
     tokens: FloatArray,
 ) -> MemoryTerms:
     return replica_memory(
-        step.model, step.device, step.engine, step.precision, layouts, work, sequences, tokens
+        step.model,
+        step.device,
+        step.engine,
+        step.precision,
+        layouts,
+        work,
+        sequences,
+        tokens,
+        traffic.resident_tokens,
     )
+
+
+def _prefix_load_s(step: StepModel, layouts: Layouts, traffic: Traffic) -> FloatArray:
+    """Time to load one prompt's cached prefix from the host, by representative input, (L, J)."""
+    return load_s(step.model, step.device, step.precision, layouts, traffic.cached_tokens)

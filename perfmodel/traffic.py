@@ -14,6 +14,9 @@ from perfmodel.errors import InputError
 
 FloatArray = NDArray[np.float64]
 
+TIERS = ("device", "host", "none")
+"""Where cached prefixes may lie (see `perfmodel.prefix_cache`)."""
+
 NODES = 6
 """Representative lengths that stand for a distribution given by percentiles."""
 
@@ -104,11 +107,36 @@ class Traffic:
 
     Attributes:
         prefix_hit: share of each prompt's tokens found in the prefix cache.
+        prefix_tier: where they lie, of `TIERS`.
+        prefix_tokens: tokens that each attention rank keeps to find as many; 0: not said, and
+            not counted.
     """
 
     inputs: Lengths
     outputs: Lengths
     prefix_hit: float = 0.0
+    prefix_tier: str = "device"
+    prefix_tokens: float = 0.0
+
+    @property
+    def loads_prefix(self) -> bool:
+        """Whether cached prefixes are loaded from the host."""
+        return self.prefix_tier == "host" and self.prefix_hit > 0
+
+    @property
+    def resident_tokens(self) -> float:
+        """Prefix tokens kept in device memory by each attention rank."""
+        return self.prefix_tokens if self.prefix_tier == "device" else 0.0
+
+    @cached_property
+    def shared_tokens(self) -> FloatArray:
+        """Of these, what a sequence in flight shares at each representative input, (J,)."""
+        return self.cached_tokens * (self.resident_tokens > 0)
+
+    @cached_property
+    def mean_shared_tokens(self) -> float:
+        """The same on average."""
+        return float(self.shared_tokens @ np.array(self.inputs.weights))
 
     @cached_property
     def new_tokens(self) -> FloatArray:
@@ -165,6 +193,10 @@ class Traffic:
         longest = self.inputs.maximum + self.outputs.maximum
         result: FloatArray = np.minimum(self.peak_mean + spread, longest)
         return result
+
+    def own_peak_tokens(self, sequences: FloatArray) -> FloatArray:
+        """Of `peak_tokens`, what sequences hold besides the prefix that they share, tokens."""
+        return self.peak_tokens(sequences) - self.mean_shared_tokens
 
 
 NORMAL_99 = 2.3263478740408408

@@ -13,6 +13,7 @@ from planner import sizing
 from planner.candidates import Candidates, Role
 from planner.pairing import Choice, Pool
 from planner.plan import FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan
+from planner.prefix import prefix_plan
 from planner.problem import Problem
 from planner.rates import usd_per_hour_per_qps
 from planner.sweep import Space
@@ -56,6 +57,7 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         capacity_qps=capacity,
         ttft=ttft,
         transfer=_transfer(problem, choice, qps),
+        prefix=prefix_plan(space, choice.pools[0], qps),
         ttit_mean_s=ttit,
         ttit_at_load_s=_ttit_at_load(space, last, qps),
         ttit_slo_s=ttit_at,

@@ -83,7 +83,8 @@ class Estimates:
 
     Attributes:
         step_s: prefill: latency by representative input, (N, J); continuous: an iteration with
-            a prefill chunk, (N, 1); decode: (N, 0).
+            a prefill chunk, and where prefixes are loaded from the host, what a prompt of each
+            length waits for its own, (N, 1) or (N, 1 + J); decode: (N, 0).
         pace_s: prefill: mean time between steps, (N,); else zero.
         pace_cv2: prefill: its squared coefficient of variation, (N,); else zero.
         ttit_s: decode, continuous: mean time between tokens, every slot taken, (N,); else zero.
@@ -218,19 +219,24 @@ class Candidates:
             return self.estimates.step_s
         if self.role == "decode":
             return np.zeros((len(self), len(self._weights)))
-        return np.asarray(self.estimates.step_s * self.axes.chunks[self.column])
+        computed = self.estimates.step_s[:, :1] * self.axes.chunks[self.column]
+        loading = self.estimates.step_s[:, 1:]
+        return np.asarray(computed + loading if loading.shape[1] else computed)
 
     @property
     def service_s(self) -> FloatArray:
         """Mean first-token service time."""
-        if self.role == "continuous":
-            return self.estimates.step_s[:, 0] * (self.axes.chunks @ self._weights)[self.column]
-        return np.asarray(self.latency_s @ self._weights)
+        if self.role != "continuous":
+            return np.asarray(self.latency_s @ self._weights)
+        loading = self.estimates.step_s[:, 1:]
+        return self.pace_s + (loading @ self._weights if loading.shape[1] else 0.0)
 
     @property
     def pace_s(self) -> FloatArray:
         """Mean time between completions of one busy server."""
-        return self.service_s if self.role == "continuous" else self.estimates.pace_s
+        if self.role != "continuous":
+            return self.estimates.pace_s
+        return self.estimates.step_s[:, 0] * (self.axes.chunks @ self._weights)[self.column]
 
     @property
     def pace_cv2(self) -> FloatArray:

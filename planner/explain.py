@@ -23,15 +23,16 @@ from perfmodel.kv_transfer import link_rate
 from perfmodel.layout import parse_layout
 from perfmodel.memory import TERMS
 from perfmodel.precision import Precision
+from perfmodel.prefix_cache import host_rate
 from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import assess, breakdowns, role_of
 from planner.pairing import Pool, make_choice
 from planner.plan import FleetPlan
-from planner.problem import resolve
+from planner.problem import alternatives, resolve
 from planner.query import Query
 from planner.report import ttft_lines
 from planner.sweep import Space
-from planner.transfer import transfer_s
+from planner.transfer import moved_tokens, transfer_s
 
 TOLERANCE = 1e-6
 
@@ -55,7 +56,10 @@ def explain_plan(
         if which >= len(fleets):
             raise InputError(f"--fleet {which}: the plan has fleets 0 to {len(fleets) - 1}")
         fleet = fleets[which]
-        space = Space(resolve(query, search_path), store)
+        problem = resolve(query, search_path)
+        tier = (fleet.get("prefix") or {}).get("tier", "device")
+        under = {p.traffic.prefix_tier: p for p in alternatives(problem)}
+        space = Space(under[tier], store)
         pools = [_pool(space, pool) for pool in fleet["pools"]]
         qps = float(fleet["qps"])
     except InputError:
@@ -175,7 +179,7 @@ def _arithmetic(space: Space, fleet: FleetPlan) -> list[str]:
             f"{pool.replicas * pool.qps_per_replica:.4g} QPS for {fleet.qps:.4g} demanded "
             f"(utilization {fleet.qps / (pool.replicas * pool.qps_per_replica):.0%})"
         )
-    lines += _transfer(space, fleet)
+    lines += _prefix(space, fleet) + _transfer(space, fleet)
     target = space.problem.slo.ttft
     lines += ttft_lines(fleet, target.statistic if target else "mean")
     for host in fleet.hosts:
@@ -187,13 +191,35 @@ def _arithmetic(space: Space, fleet: FleetPlan) -> list[str]:
     return lines
 
 
+def _prefix(space: Space, fleet: FleetPlan) -> list[str]:
+    """What cached prefixes cost where they lie, and what computing them would."""
+    prefix = fleet.prefix
+    if prefix is None:
+        return []
+    found = f"{prefix.hit:.0%} of prompt tokens are cached, {prefix.cached_tokens:,.0f} of a prompt"
+    anew = f"computing them takes {format_time(prefix.compute_s)}"
+    if prefix.tier == "none":
+        return [f"{found} could be, but are computed anew: {format_time(prefix.compute_s)}"]
+    if prefix.tier == "device":
+        return [f"{found}, in device memory; {anew}"]
+    pool = fleet.pools[0]
+    device = next(o.device for o in space.problem.offers if o.device.name == pool.device)
+    return [
+        f"{found}, in host memory: the busiest {pool.role} device loads "
+        f"{format_bytes(prefix.loaded_bytes)} at {host_rate(device) / 1e9:.3g} GB/s: "
+        f"{format_time(prefix.load_s)}, layer by layer as they are computed: adds "
+        f"{format_time(prefix.added_s)} to the first token; {anew}; its host link is "
+        f"{prefix.link_utilization:.1%} taken"
+    ]
+
+
 def _transfer(space: Space, fleet: FleetPlan) -> list[str]:
     """How the KV transfer's time comes about; nothing for a single pool."""
     moved = fleet.transfer
     if moved is None:
         return []
     problem = space.problem
-    model, traffic = problem.model, problem.traffic
+    model = problem.model
     kept = (
         f" and {model.state_bytes / 1e6:,.0f} MB of recurrent states" if model.state_bytes else ""
     )
@@ -208,7 +234,7 @@ def _transfer(space: Space, fleet: FleetPlan) -> list[str]:
     lines = [
         f"KV cache {format_bytes(moved.cache_bytes)} per request: "
         f"{model.kv_bytes_per_token(1.0):,.0f} cache elements per token, "
-        f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
+        f"{moved_tokens(problem):,.0f} tokens{kept}"
     ]
     for pool, verb, each, load in sides:
         rate = link_rate(devices[pool.device].network)

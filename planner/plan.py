@@ -111,7 +111,7 @@ class TransferPlan:
 
     Attributes:
         overlap: `none` (sent when the prompt is computed) or `layerwise`.
-        cache_bytes: of the mean prompt's new tokens.
+        cache_bytes: of the mean prompt: its new tokens, and a prefix loaded from the host.
         sent_bytes_per_device, received_bytes_per_device: by the busiest device of each pool.
         sources: prefill devices from which a decode device pulls.
         alone_s: it takes, not overlapped with anything.
@@ -132,12 +132,42 @@ class TransferPlan:
 
 
 @dataclass(frozen=True)
+class PrefixPlan:
+    """Cached prompt prefixes, of the pool that takes prompts.
+
+    Attributes:
+        tier: where they lie: `device`, `host`, or `none` (computed anew).
+        hit: share of prompt tokens that could be found.
+        cached_tokens: of a mean prompt, found or computed anew.
+        device_bytes, host_bytes: that the cache takes in the memory of the fullest device, and
+            of its host for it; 0 where the query does not say how many tokens are kept.
+        loaded_bytes: from the host to the busiest device for a mean prompt.
+        load_s: that takes; 0 unless they lie on the host.
+        added_s: of it, what the first token waits for.
+        compute_s: computing them would take, or takes.
+        link_utilization: share of the busiest device's host link that the demand takes.
+    """
+
+    tier: str
+    hit: float
+    cached_tokens: float
+    device_bytes: float
+    host_bytes: float
+    loaded_bytes: float
+    load_s: float
+    added_s: float
+    compute_s: float
+    link_utilization: float
+
+
+@dataclass(frozen=True)
 class FleetPlan:
     """One fleet that serves the demand.
 
     Attributes:
         kind: continuous, disaggregated (one device type) or heterogeneous.
         transfer: of KV caches between its pools, where it has two.
+        prefix: of cached prompt prefixes, where the workload has any.
         ttit_mean_s: with every slot taken: what the SLO is held against.
         ttit_at_load_s: at the demand, with as many sequences in flight as it keeps.
         capacity_qps: of its weaker pool at full load, without regard to queueing.
@@ -155,6 +185,7 @@ class FleetPlan:
     capacity_qps: float
     ttft: TtftPlan
     transfer: TransferPlan | None
+    prefix: PrefixPlan | None
     ttit_mean_s: float
     ttit_at_load_s: float
     ttit_slo_s: float | None

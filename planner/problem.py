@@ -120,8 +120,8 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
 
     Raises:
         ConfigError: unknown model or device, no price known, an inventory below one host, a
-            context longer than the model's, speculation with a model that brings no module
-            for it, bad corrections; names the field.
+            context longer than the model's, a prefix cache smaller than a prefix, speculation
+            with a model that brings no module for it, bad corrections; names the field.
     """
     try:
         model = load_model(query.model, search_path)
@@ -152,10 +152,54 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         model=model,
         offers=offers,
         engine=_engine(query),
-        traffic=Traffic(workload.input_tokens, workload.output_tokens, workload.prefix_cache_hit),
+        traffic=_traffic(query),
         slo=query.slo,
         precisions=_precisions(query, model),
     )
+
+
+def alternatives(problem: Problem) -> list[Problem]:
+    """One problem for each place in which the query lets cached prefixes lie.
+
+    Each has the devices that can: those without a host link hold none on the host.
+
+    Raises:
+        ConfigError: the query names one place only, and no device can.
+    """
+    tiers = problem.query.prefix_cache.tier
+    found = []
+    for tier in tiers:
+        traffic = problem.traffic
+        hit = 0.0 if tier == "none" else traffic.prefix_hit
+        traffic = replace(traffic, prefix_hit=hit, prefix_tier=tier)
+        offers = tuple(o for o in problem.offers if tier != "host" or _has_host(o.device))
+        if offers:
+            found.append(replace(problem, traffic=traffic, offers=offers))
+    if found:
+        return found
+    names = ", ".join(offer.device.name for offer in problem.offers)
+    raise ConfigError(
+        f"host: no device file gives host.memory and host.link ({names})",
+        field="prefix_cache.tier",
+    )
+
+
+def _has_host(device: Device) -> bool:
+    return None not in (device.host_memory_bytes, device.host_bandwidth_bytes_per_s)
+
+
+def _traffic(query: Query) -> Traffic:
+    workload, kept = query.workload, query.prefix_cache.tokens or 0.0
+    hit = workload.prefix_cache_hit
+    traffic = Traffic(workload.input_tokens, workload.output_tokens, hit, prefix_tokens=kept)
+    longest = float(traffic.cached_tokens.max())
+    if kept and kept < longest:
+        raise ConfigError(
+            f"{kept:,.0f} tokens do not hold the longest cached prefix: expected at least "
+            f"{longest:,.0f}",
+            field="prefix_cache.tokens",
+        )
+    return traffic
 
 
 def _engine(query: Query) -> EngineProfile:

@@ -22,7 +22,7 @@ from pydantic import (
 from perfmodel.documents import read_yaml, validate
 from perfmodel.engine import ENGINES, PYTORCH, QUERY_ENGINES
 from perfmodel.precision import FORMATS
-from perfmodel.traffic import Lengths
+from perfmodel.traffic import TIERS, Lengths
 from perfmodel.units import parse_quantity
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
@@ -106,6 +106,16 @@ TokenLengths = Annotated[
     BeforeValidator(_read_lengths),
     Field(json_schema_extra={"anyOf": [{"type": "number"}, {"type": "object"}]}),
 ]
+
+
+def _read_tokens(value: Any) -> float:
+    tokens = parse_quantity(value, "tokens")
+    if tokens < 1:
+        raise ValueError(f"expected at least one token, got {value!r}")
+    return tokens
+
+
+Tokens = Annotated[float, BeforeValidator(_read_tokens)]
 
 
 class Workload(_Strict):
@@ -293,6 +303,35 @@ class KvTransferChoice(_Strict):
     )
 
 
+class PrefixCacheChoice(_Strict):
+    """Where the prompt prefixes lie that `workload.prefix_cache_hit` finds."""
+
+    tier: tuple[Literal["device", "host", "none"], ...] = Field(
+        default=("device",),
+        min_length=1,
+        description="`device`: in device memory; `host`: in the host's memory, loaded over the "
+        "host link for each prompt; `none`: computed anew. A list of them, or `auto` (all): the "
+        "cheapest is taken.",
+    )
+    tokens: Tokens | None = Field(
+        default=None,
+        description="Tokens that each attention rank must keep to find that many; on the device "
+        "they take memory from the sequences in flight. Not counted if not given.",
+    )
+
+    @field_validator("tier", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        if value == "auto":
+            return list(TIERS)
+        return [value] if isinstance(value, str) else value
+
+    @field_validator("tier")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(value))
+
+
 class SearchChoice(_Strict):
     """Limits of the search."""
 
@@ -351,6 +390,7 @@ class Query(_Strict):
         "none if not given.",
     )
     execution: ExecutionChoice = ExecutionChoice()
+    prefix_cache: PrefixCacheChoice = PrefixCacheChoice()
     kv_transfer: KvTransferChoice = KvTransferChoice()
     search: SearchChoice = SearchChoice()
 
@@ -397,6 +437,8 @@ class Query(_Strict):
     def _bounded(self) -> Query:
         if self.workload.qps == "max" and any(d.inventory is None for d in self.devices):
             raise ValueError("workload.qps: `max` needs an inventory for every device")
+        if self.prefix_cache != PrefixCacheChoice() and not self.workload.prefix_cache_hit:
+            raise ValueError("prefix_cache: expected a workload.prefix_cache_hit above zero")
         return self
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.units import format_bytes, format_count, format_time
-from planner.plan import FleetPlan, Plan, PoolPlan
+from planner.plan import FleetPlan, Plan, PoolPlan, PrefixPlan
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -135,6 +135,8 @@ def _latency(plan: Plan) -> RenderableType:
         text += f", {format_time(best.ttit_slo_s)} at {statistic}"
     lines.append(text + f" with every slot taken, {format_time(best.ttit_at_load_s)} at this load")
     lines.append(f"end to end {format_time(best.e2e_mean_s)} mean")
+    if best.prefix is not None:
+        lines.append(_prefix(best.prefix))
     if best.transfer is not None:
         moved = best.transfer
         lines.append(
@@ -143,6 +145,29 @@ def _latency(plan: Plan) -> RenderableType:
             f"{moved.receiver_utilization:.1%} of the busiest decode device's"
         )
     return Text("\n".join(lines))
+
+
+TIER_NAMES = {
+    "device": "prefixes on devices",
+    "host": "prefixes on hosts",
+    "none": "prefixes computed anew",
+}
+
+
+def _prefix(prefix: PrefixPlan) -> str:
+    text = f"cached prefixes, {prefix.cached_tokens:,.0f} tokens of a prompt: "
+    if prefix.tier == "none":
+        return text + f"computed anew, {format_time(prefix.compute_s)}"
+    spared = f"; computing them takes {format_time(prefix.compute_s)}"
+    held = prefix.host_bytes or prefix.device_bytes
+    kept = f", {format_bytes(held)} for each device" if held else ", whose size is not counted"
+    if prefix.tier == "device":
+        return f"{text}in device memory{kept}{spared}"
+    return (
+        f"{text}in host memory{kept}, loaded in {format_time(prefix.load_s)}, of which a first "
+        f"token waits for {format_time(prefix.added_s)}{spared}; host links are "
+        f"{prefix.link_utilization:.1%} taken"
+    )
 
 
 def _money(best: FleetPlan) -> RenderableType:
@@ -204,11 +229,15 @@ def _alternatives(plan: Plan) -> RenderableType:
         right=(1, 2, 3, 4, 5, 6),
     )
     best = plan.best.usd_per_hour
+    fleets = (plan.best, *plan.alternatives)
+    several = len({fleet.prefix.tier for fleet in fleets if fleet.prefix is not None}) > 1
     for fleet in plan.alternatives:
+        prefix = f", {TIER_NAMES[fleet.prefix.tier]}" if several and fleet.prefix else ""
         more = fleet.usd_per_hour / best - 1
         table.add_row(
             f"{fleet.kind}: "
-            + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts),
+            + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts)
+            + prefix,
             f"{fleet.qps:,.4g}",
             f"{fleet.usd_per_hour:,.2f}",
             f"+{more:.0%}" if more > 1e-9 else "same",

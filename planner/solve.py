@@ -14,7 +14,7 @@ from planner.assess import assess
 from planner.infeasible import explain_infeasible
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
-from planner.problem import Problem, resolve
+from planner.problem import Problem, alternatives, resolve
 from planner.query import Query
 from planner.search import SearchResult, exhaustive, tpe
 from planner.sweep import Space
@@ -55,16 +55,30 @@ def solve(
     """
     started = time.perf_counter()
     problem = resolve(query, search_path)
-    space = Space(problem, store)
+    spaces = _spaces(problem, store)
     report = progress or (lambda _what, _share: None)
     strategy = {"exhaustive": exhaustive, "tpe": tpe}[search]
-    result = strategy(space, report, seed=seed, trials=trials)
-    report("sizing fleets", 0.95)
-    served = choose(problem, result)
+    results: dict[str, SearchResult] = {}
+    served: list[Served] = []
+    for done, (tier, space) in enumerate(spaces.items()):
+
+        def within(what: str, share: float, done: int = done) -> None:
+            report(what, (done + share) / len(spaces))
+
+        results[tier] = strategy(space, within, seed=seed, trials=trials)
+        within("sizing fleets", 0.95)
+        served += choose(space.problem, results[tier])
     if not served:
-        raise explain_infeasible(space, result)
-    measured = {o.device.name for o in problem.offers if space.store.engines(o.device.name)}
-    plans = [assess(space, choice, qps) for qps, choice in _notable(served, measured)]
+        tier, space = next(iter(spaces.items()))
+        raise explain_infeasible(space, results[tier])
+    served = _best_first(problem, served)
+    measured = {
+        o.device.name
+        for o in problem.offers
+        for space in spaces.values()
+        if space.store.engines(o.device.name)
+    }
+    plans = [assess(spaces[_tier(c)], c, qps) for qps, c in _notable(served, measured)]
     report("done", 1.0)
     return Plan(
         query=query_data(query),
@@ -72,12 +86,28 @@ def solve(
         statistics=_statistics(problem),
         best=plans[0],
         alternatives=tuple(plans[1:]),
-        search=_search_plan(result, search, time.perf_counter() - started),
+        search=_search_plan(
+            results[_tier(served[0][1])],
+            list(results.values()),
+            search,
+            time.perf_counter() - started,
+        ),
         notes=_notes(problem, plans),
     )
 
 
 Served = tuple[float, Choice]
+
+
+def _spaces(problem: Problem, store: PerfStore | None) -> dict[str, Space]:
+    """The space of each of the problem's alternatives, by where prefixes lie."""
+    first, *others = alternatives(problem)
+    space = Space(first, store)
+    return {p.traffic.prefix_tier: space.under(p) for p in (first, *others)}
+
+
+def _tier(choice: Choice) -> str:
+    return choice.pools[0].candidates.axes.traffic.prefix_tier
 
 
 def choose(problem: Problem, result: SearchResult) -> list[Served]:
@@ -88,11 +118,17 @@ def choose(problem: Problem, result: SearchResult) -> list[Served]:
     """
     candidates = result.candidates
     if problem.qps is not None:
-        qps = problem.qps
-        return [(qps, choice) for choice in rank(cheapest_fleets(problem, candidates, qps))]
-    served = [_most(partial(cheapest_fleets, problem, candidates, kinds=(k,))) for k in KINDS]
-    found = [(qps, choice) for qps, choices in served for choice in rank(choices)[:1]]
-    return sorted(found, key=lambda item: -item[0])
+        found = [(problem.qps, c) for c in cheapest_fleets(problem, candidates, problem.qps)]
+    else:
+        served = [_most(partial(cheapest_fleets, problem, candidates, kinds=(k,))) for k in KINDS]
+        found = [(qps, choice) for qps, choices in served for choice in rank(choices)[:1]]
+    return _best_first(problem, found)
+
+
+def _best_first(problem: Problem, served: list[Served]) -> list[Served]:
+    if problem.qps is not None:
+        return [(problem.qps, choice) for choice in rank(choice for _, choice in served)]
+    return sorted(served, key=lambda item: -item[0])
 
 
 def _most(at: Callable[[float], list[Choice]]) -> tuple[float, list[Choice]]:
@@ -152,18 +188,21 @@ def _statistics(problem: Problem) -> dict[str, str]:
     }
 
 
-def _search_plan(result: SearchResult, method: str, seconds: float) -> SearchPlan:
-    sizes = {
-        role: sum(len(c) for c in result.candidates if c.role == role)
-        for role in ("prefill", "decode", "continuous")
-    }
+def _search_plan(
+    result: SearchResult, results: Sequence[SearchResult], method: str, seconds: float
+) -> SearchPlan:
+    """How the answer was found: counts of all alternatives, the funnels of the one chosen."""
+
+    def size(found: SearchResult, role: str) -> int:
+        return sum(len(c) for c in found.candidates if c.role == role)
+
     return SearchPlan(
         method=method,
-        proven=result.proven,
+        proven=all(found.proven for found in results),
         statement=result.statement,
-        evaluated=result.evaluated,
-        feasible=sum(sizes.values()),
-        pairs=sizes["prefill"] * sizes["decode"],
+        evaluated=sum(found.evaluated for found in results),
+        feasible=sum(len(c) for found in results for c in found.candidates),
+        pairs=sum(size(found, "prefill") * size(found, "decode") for found in results),
         seconds=seconds,
         funnels=tuple(
             FunnelPlan(f.role, f.device, f.precision, tuple(f.stages)) for f in result.funnels

@@ -8,6 +8,7 @@ an idle system; queueing is added when a fleet is sized.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from perfmodel.kv_transfer import cache_heads
 from perfmodel.layout import Layouts
 from perfmodel.operators import Operators
 from perfmodel.precision import Precision
+from perfmodel.prefix_cache import fits_host
 from perfmodel.step import StepModel
 from perfmodel.work import step_tokens
 from planner.candidates import Axes, Candidates, Estimates, Funnel, Role
@@ -61,6 +63,12 @@ class Space:
             *self._structure_counts(),
         ]
         self._operators: dict[str, Operators] = {}
+
+    def under(self, problem: Problem) -> Space:
+        """The same space under another of the problem's `alternatives`, sharing its tables."""
+        other = copy(self)
+        other.problem = problem
+        return other
 
     def pairs(self) -> Iterator[tuple[Offer, Precision]]:
         """Every device with every distinct precision it can run."""
@@ -263,12 +271,18 @@ class Space:
                 acceptance=acceptance,
             )
             memory = c.memory
-            estimates = Estimates(c.mixed_s[:, :, None], zeros, zeros, c.ttit_s)
+            steps = c.mixed_s[:, :, None]
+            if traffic.loads_prefix:
+                steps = np.concatenate([steps, c.load_s], axis=2)
+            estimates = Estimates(steps, zeros, zeros, c.ttit_s)
             if slo.ttft is not None:
-                meets = self._first_token_in_time(c.mixed_s[:, :, None] * axes.chunks)
+                meets = self._first_token_in_time(c.prefill_s)
             if slo.ttit is not None:
                 meets = meets & (c.ttit_slo_s <= slo.ttit.seconds)
         fits = np.broadcast_to(memory.total <= step.device.memory_bytes, shape)
+        if traffic.loads_prefix and role != "decode":
+            kept = (step.model, step.device, step.precision, layouts, traffic.prefix_tokens)
+            fits = fits & fits_host(*kept)[:, None]
         return fits, meets, estimates
 
     def _first_token_in_time(self, latency_s: FloatArray) -> BoolArray:
@@ -286,7 +300,9 @@ class Space:
 
 def _none(role: Role, axes: Axes) -> Estimates:
     """Estimates of no configuration."""
-    width = {"prefill": len(axes.traffic.inputs.weights), "continuous": 1, "decode": 0}[role]
+    inputs = len(axes.traffic.inputs.weights)
+    loads = inputs * axes.traffic.loads_prefix
+    width = {"prefill": inputs, "continuous": 1 + loads, "decode": 0}[role]
     none = np.zeros(0)
     return Estimates(np.zeros((0, width)), none, none, none)
 

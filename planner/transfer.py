@@ -19,7 +19,8 @@ IntArray = NDArray[np.int64]
 def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
     """What moving one request's KV cache between pools adds to its first token, (P, D), seconds.
 
-    The cached prefix is on both sides already. Caches of one prefill step share its links.
+    A prefix cached on the devices is on both sides already. Caches of one prefill step share
+    its links.
     """
     kinds, row, column = _kinds(problem, p, d)
     sent = kv_transfer.Traffic(
@@ -73,7 +74,7 @@ class Moved:
     """One request's transfer between two candidates.
 
     Attributes:
-        cache_bytes: of the mean prompt's new tokens, each part once.
+        cache_bytes: of the mean prompt, as far as it is moved, each part once.
         sent_bytes, received_bytes: by the busiest device of each side.
         sources: prefill devices from which a decode device pulls.
         alone_s: it would take after the prompts of a step are computed.
@@ -109,9 +110,15 @@ def moved(problem: Problem, p: Candidates, d: Candidates) -> Moved:
     )
 
 
+def moved_tokens(problem: Problem) -> float:
+    """Mean tokens of a prompt whose cache is moved: those that the decode side lacks."""
+    traffic = problem.traffic
+    return traffic.inputs.mean if traffic.loads_prefix else traffic.mean_new_tokens
+
+
 def _parts(problem: Problem, pool: Candidates) -> dict[int, float]:
-    """KV cache of a mean prompt's new tokens, bytes, by the heads that split it."""
-    tokens = float(np.ceil(problem.traffic.mean_new_tokens))
+    """KV cache to move of a mean prompt, bytes, by the heads that split it."""
+    tokens = float(np.ceil(moved_tokens(problem)))
     return kv_transfer.cache_parts(problem.model, tokens, pool.precision.bytes("kv"))
 
 

@@ -57,6 +57,24 @@ def test_every_shipped_device_loads_and_is_plausible(name: str) -> None:
     assert "not given" not in device.sources.values()
 
 
+@pytest.mark.parametrize("name", device_names())
+def test_every_shipped_device_has_a_host(name: str) -> None:
+    device = load_device(name)
+    assert device.host_memory_bytes is not None
+    assert device.host_bandwidth_bytes_per_s is not None
+    assert 100e9 < device.host_memory_bytes < 1e12
+    assert 30e9 < device.host_bandwidth_bytes_per_s < device.fast_link.bandwidth_bytes_per_s * 2
+    assert {"host.memory", "host.link"} <= set(device.sources)
+
+
+def test_a_host_may_be_left_out_but_not_misspelt(tmp_path: Path) -> None:
+    device = load_device(written(tmp_path, GOOD))
+    assert (device.host_memory_bytes, device.host_bandwidth_bytes_per_s) == (None, None)
+    wrong = GOOD.replace("  devices: 8\n", "  devices: 8\n  link: fast\n")
+    with pytest.raises(ConfigError, match=r"toy2.yaml:\d+: host.link: expected a bytes_per_s"):
+        load_device(written(tmp_path, wrong, "toy2.yaml"))
+
+
 def test_known_figures() -> None:
     h100, h200, mi300x = (load_device(n) for n in ("h100_sxm", "h200_sxm", "mi300x"))
     assert h100.memory_bandwidth_bytes_per_s == 3.35e12
