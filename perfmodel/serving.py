@@ -124,17 +124,17 @@ class Server:
             layout = _layout(step, pools["agg"], load, load.clients, sampled)
             drafts = _drafts(deployment, model, int(layout.dp_a[0]))
             table = _table(step, layout, load, load.clients, drafts=drafts)
-            slots = _slots(step, layout, load)
+            slots = _slots(step, layout, load, drafts)
             return Served(deployment, profile, {"agg": table}, {"agg": layout}, slots)
         decode = _layout(step, pools["decode"], load, load.clients, sampled, roomy=True)
-        held = _slots(step, decode, load)
+        drafts = _drafts(deployment, model, int(decode.dp_a[0]))
+        held = _slots(step, decode, load, drafts)
         decoders = pools["decode"].workers or 1
         if not said and sampled:
             # Nobody publishes a pool that most clients cannot get into.
             decoders = max(decoders, -(-load.clients // held))
         share = -(-load.clients // decoders)
         prefill = _layout(step, pools["prefill"], load, 1, sampled, decodes=False)
-        drafts = _drafts(deployment, model, int(decode.dp_a[0]))
         tables = {
             "prefill": _table(step, prefill, load, 1, decodes=False),
             "decode": _table(step, decode, load, share, prefills=False, drafts=drafts),
@@ -202,10 +202,15 @@ def _table(
     )
 
 
-def _slots(step: StepModel, layout: Layouts, load: Load) -> int:
-    """Sequences of mean length for which a replica has cache; at least one."""
+def _slots(step: StepModel, layout: Layouts, load: Load, drafts: int = 0) -> int:
+    """Sequences of mean length for which a replica has cache.
+
+    Where it drafts tokens, the module that does takes memory, and has a cache of its own.
+    """
     per_rank = np.unique(np.round(2.0 ** np.arange(0, 13, 0.125)))
-    work = StepWork.of(decode_sequences=per_rank, context_tokens=load.isl + load.osl)
+    work = StepWork.of(
+        decode_sequences=per_rank, context_tokens=load.isl + load.osl, decode_tokens=drafts + 1.0
+    )
     resident = np.full(len(per_rank), load.isl + load.osl / 2)
     memory = replica_memory(
         step.model, step.device, step.engine, step.precision, layout, work, per_rank, resident
