@@ -35,9 +35,13 @@ OVERLAPS = ("none", "layerwise")
 def cache_heads(model: ModelArchitecture) -> tuple[int, ...]:
     """Over how many tensor-parallel devices each kind of layer's cache can be split, distinct.
 
-    KV heads; one for a latent; a recurrent layer's key heads, by which its state is split.
+    KV heads; one for a latent; a recurrent layer's key heads, by which its state is split. A
+    draft model's cache is moved as well.
     """
-    return tuple(sorted({_heads(group.attention) for group in model.groups}))
+    own = {_heads(group.attention) for group in model.groups}
+    if model.drafter is not None:
+        own.update(cache_heads(model.drafter.model))
+    return tuple(sorted(own))
 
 
 def cache_parts(
@@ -49,6 +53,11 @@ def cache_parts(
         heads = _heads(group.attention)
         held = _layer_bytes(group.attention, tokens, kv_bytes_per_element)
         parts[heads] = parts.get(heads, 0.0) + group.count * held
+    if model.drafter is not None:
+        drafter = model.drafter
+        drafted = cache_parts(drafter.model, tokens, drafter.precision.bytes("kv"))
+        for heads, held in drafted.items():
+            parts[heads] = parts.get(heads, 0.0) + held
     return parts
 
 

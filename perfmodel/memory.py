@@ -149,7 +149,8 @@ def replica_memory(
 ) -> MemoryTerms:
     """Memory of the fullest device of each layout (L) under each column of work (C).
 
-    Where work drafts tokens, the last stage also holds the module that does, and its cache.
+    Where work drafts tokens, the last stage also holds the module or the model that does, and
+    its cache.
 
     Args:
         peak_sequences: (L, C) or broadcastable: sequences whose cache one attention
@@ -179,7 +180,10 @@ def replica_memory(
         layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
         layer_resident.append(prefix_bytes(group.attention, resident, tp, cp, precision))
     table = model.vocab * hidden * ACTIVATION_BYTES / tp
+    drafter = model.drafter
     drafting = work.drafted > 0
+    if drafter is not None:
+        drafting = drafting | work.drafts_prompts
     draft = model.draft_group
     draft_weights = layer_weights[draft] + model.draft_projection_parameters * ACTIVATION_BYTES
 
@@ -188,6 +192,13 @@ def replica_memory(
     if drafting.any():
         shape = np.broadcast_shapes(shape, drafting.shape)
     sequences = np.broadcast_to(peak_sequences, shape)
+    beside = None
+    if drafter is not None and drafting.any():
+        own = drafter.precision.on(device.peak_flops_per_s)
+        small = drafter.layouts(layouts)
+        beside = replica_memory(
+            drafter.model, device, engine, own, small, StepWork.of(), sequences, peak_tokens
+        )
     weights, kv_cache, fullest = np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
     for pp in np.unique(layouts.pp):
         rows = np.flatnonzero(layouts.pp == pp)
@@ -202,12 +213,15 @@ def replica_memory(
                 held = held + count * w[rows]
                 cached = cached + count * kv[rows]
                 kept = kept + count * prefix[rows]
-            if stage.last and drafting.any():
+            if stage.last and drafting.any() and drafter is None:
                 # The module shares the model's tables, of which the last stage has the LM head.
                 lacks = not (stage.first or model.tied_embeddings)
                 held = held + drafting * (draft_weights[rows] + lacks * table[rows])
                 cached = cached + drafting * kv_per_sequence[draft][rows]
             cached = cached * sequences[rows] + kept
+            if stage.last and beside is not None:
+                held = held + drafting * np.broadcast_to(beside.weights, shape)[rows]
+                cached = cached + drafting * np.broadcast_to(beside.kv_cache, shape)[rows]
             fuller = held + cached > fullest[rows]
             fullest[rows] = np.where(fuller, held + cached, fullest[rows])
             weights[rows] = np.where(fuller, held, weights[rows])

@@ -8,10 +8,14 @@ the whole, unsharded model.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from perfmodel.checks import require, require_counts
 from perfmodel.layer_shapes import Attention, LayerGroup
 from perfmodel.recurrent_shapes import Recurrent
+
+if TYPE_CHECKING:
+    from perfmodel.drafter import Drafter
 
 #: Keys of `ModelArchitecture.parameters_by_module`, each with the name under which
 #: `quantized_modules` speaks of it. Embedding, LM head, router and norms stay in the
@@ -52,6 +56,7 @@ class ModelArchitecture:
         notes: what the counts leave out or round, one sentence each.
         draft_modules: multi-token-prediction modules of the checkpoint, which engines can
             speculate with; their weights are not counted.
+        drafter: a model of its own that drafts tokens for this one, if any, likewise.
         layer_pattern: for each layer in order, the position of its group in `groups` (a
             pipeline stage holds consecutive layers); by default one group after the other.
 
@@ -72,6 +77,7 @@ class ModelArchitecture:
     notes: tuple[str, ...] = ()
     layer_pattern: tuple[int, ...] = ()
     draft_modules: int = 0
+    drafter: Drafter | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can have."""

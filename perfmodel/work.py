@@ -88,6 +88,15 @@ class StepWork:
         return (self.decode_sequences >= 2) | (self.prefill_sequences * self.prefill_tokens >= 2)
 
     @property
+    def drafts_prompts(self) -> NDArray[np.bool_]:
+        """Where a draft model computes prompts too: beside drafts, and where nothing decodes.
+
+        A prefill pool's caches of both models are wanted by whichever decode pool follows.
+        """
+        drafts = (self.drafted > 0) | (self.decode_sequences == 0)
+        return np.asarray((self.prefill_sequences > 0) & drafts)
+
+    @property
     def sampled(self) -> FloatArray:
         """Tokens for which the step ends with a row of logits."""
         return self.decoded + self.prefill_sequences

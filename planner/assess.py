@@ -218,6 +218,7 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
         pure = float(estimate.pure_s[0, 0])
         prefill_share = max(1.0 - pure / mean, 0.0)
     assert prefill_share is not None
+    drafter = space.problem.model.drafter
     return PoolPlan(
         role=one.role,
         device=one.offer.device.name,
@@ -227,6 +228,7 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
         chunk_tokens=int(one.chunk[0]) or None,
         draft_tokens=int(one.drafts[0]),
         two_batch_overlap=any(part.hidden_s > 0 for _, part in parts),
+        draft_model=drafter.model.name if drafter is not None and one.drafts[0] else None,
         acceptance=one.axes.acceptance if one.drafts[0] else None,
         tokens_per_step=float(one.step_tokens[0]) if one.role != "prefill" else None,
         replicas=pool.replicas,

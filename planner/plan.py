@@ -46,6 +46,7 @@ class PoolPlan:
         chunk_tokens: prefill tokens per rank and iteration (continuous batching).
         draft_tokens: tokens that speculation drafts per sequence and step; 0: none.
         two_batch_overlap: its steps run two half batches at once.
+        draft_model: that drafts them; None for the checkpoint's own module.
         acceptance: share of them accepted, each given that those before it were.
         tokens_per_step: tokens that a decoded sequence gains per step.
         qps_per_replica: capacity at full load.
@@ -67,6 +68,7 @@ class PoolPlan:
     chunk_tokens: int | None
     draft_tokens: int
     two_batch_overlap: bool
+    draft_model: str | None
     acceptance: float | None
     tokens_per_step: float | None
     replicas: int

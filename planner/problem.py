@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from perfmodel.architecture import ModelArchitecture, load_model
 from perfmodel.correction import load_corrections
 from perfmodel.documents import read_yaml
+from perfmodel.drafter import Drafter
 from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.hardware import Device, load_device
@@ -121,7 +122,8 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
     Raises:
         ConfigError: unknown model or device, no price known, an inventory below one host, a
             context longer than the model's, a prefix cache smaller than a prefix, speculation
-            with a model that brings no module for it, bad corrections; names the field.
+            with a model that brings no module for it or by one of another vocabulary, bad
+            corrections; names the field.
     """
     try:
         model = load_model(query.model, search_path)
@@ -135,13 +137,7 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
             f"{model.name} accepts at most {model.max_context_tokens:,}",
             field="workload",
         )
-    speculation = query.speculation
-    if speculation is not None and max(speculation.draft_tokens) and not model.draft_modules:
-        raise ConfigError(
-            f"{model.name} brings no multi-token-prediction module to draft tokens with: "
-            "leave speculation out, or draft 0",
-            field="speculation.draft_tokens",
-        )
+    model = _with_drafter(query, model, search_path, longest)
     offers = tuple(_offer(choice, i, search_path) for i, choice in enumerate(query.devices))
     names = [offer.device.name for offer in offers]
     for position, name in enumerate(names):
@@ -186,6 +182,46 @@ def alternatives(problem: Problem) -> list[Problem]:
 
 def _has_host(device: Device) -> bool:
     return None not in (device.host_memory_bytes, device.host_bandwidth_bytes_per_s)
+
+
+def _with_drafter(
+    query: Query, model: ModelArchitecture, search_path: Sequence[Path], longest: float
+) -> ModelArchitecture:
+    """The model with what drafts tokens for it, where the query asks for any."""
+    speculation = query.speculation
+    if speculation is None or not max(speculation.draft_tokens):
+        return model
+    name, field = speculation.draft_model, "speculation.draft_model"
+    if name is None:
+        if model.draft_modules:
+            return model
+        raise ConfigError(
+            f"{model.name} brings no multi-token-prediction module to draft tokens with: "
+            "give a draft_model, leave speculation out, or draft 0",
+            field="speculation.draft_tokens",
+        )
+    try:
+        small = load_model(name, search_path)
+    except InputError as error:
+        raise ConfigError(str(error), field=field) from None
+    if small.vocab != model.vocab:
+        raise ConfigError(
+            f"{small.name} has a vocabulary of {small.vocab:,} tokens, {model.name} one of "
+            f"{model.vocab:,}: a draft model needs the target's",
+            field=field,
+        )
+    if longest > small.max_context_tokens:
+        raise ConfigError(
+            f"input and output reach {longest:,.0f} tokens; "
+            f"{small.name} accepts at most {small.max_context_tokens:,}",
+            field=field,
+        )
+    precision = Precision(**_checkpoint_formats(small), kv=_native_kv(small))
+    return replace(model, drafter=Drafter(small, precision, speculation.draft_tp == "target"))
+
+
+def _native_kv(model: ModelArchitecture) -> str:
+    return model.kv_quantization if model.kv_quantization in FORMATS else "bf16"
 
 
 def _traffic(query: Query) -> Traffic:
@@ -269,7 +305,7 @@ def price_list() -> dict[str, tuple[float, str]]:
 def _precisions(query: Query, model: ModelArchitecture) -> tuple[Precision, ...]:
     """Every combination of the chosen formats, without repetition."""
     choice = query.precision
-    kv_native = model.kv_quantization if model.kv_quantization in FORMATS else "bf16"
+    kv_native = _native_kv(model)
     found: dict[Precision, None] = {}
     for weights in choice.weights:
         for kv in choice.kv:

@@ -241,7 +241,18 @@ class PrecisionChoice(_Strict):
 
 
 class SpeculationChoice(_Strict):
-    """Speculative decoding by the checkpoint's own multi-token-prediction module."""
+    """Speculative decoding by the checkpoint's multi-token-prediction module or a draft model."""
+
+    draft_model: str | None = Field(
+        default=None,
+        description="A model that drafts, of the catalog or by path to a config.json, with the "
+        "target's vocabulary; the checkpoint's own module if not given.",
+    )
+    draft_tp: Literal["target", 1] = Field(
+        default="target",
+        description="Tensor parallelism of a draft model: the target's, as far as its heads go, "
+        "or 1.",
+    )
 
     draft_tokens: tuple[Annotated[int, Field(ge=0, le=MOST_DRAFTS)], ...] = Field(
         min_length=1,
@@ -253,6 +264,11 @@ class SpeculationChoice(_Strict):
         lt=1,
         description="Chance that a drafted token is accepted, given that those before it were.",
     )
+
+    @field_validator("draft_model")
+    @classmethod
+    def _beside_query(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return value and _resolve_path(value, info, (".json",))
 
     @field_validator("draft_tokens", mode="before")
     @classmethod
@@ -386,8 +402,8 @@ class Query(_Strict):
     precision: PrecisionChoice = PrecisionChoice()
     speculation: SpeculationChoice | None = Field(
         default=None,
-        description="Drafting tokens with the checkpoint's multi-token-prediction module; "
-        "none if not given.",
+        description="Drafting tokens with the checkpoint's multi-token-prediction module or a "
+        "draft model; none if not given.",
     )
     execution: ExecutionChoice = ExecutionChoice()
     prefix_cache: PrefixCacheChoice = PrefixCacheChoice()

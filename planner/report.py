@@ -97,8 +97,9 @@ def _pools(fleet: FleetPlan) -> RenderableType:
 def _drafting(pool: PoolPlan) -> str:
     if not pool.draft_tokens:
         return ""
+    by = f" by {pool.draft_model}" if pool.draft_model else ""
     return (
-        f"{pool.draft_tokens} tokens drafted per step, {pool.acceptance:.0%} accepted: "
+        f"{pool.draft_tokens} tokens drafted per step{by}, {pool.acceptance:.0%} accepted: "
         f"{pool.tokens_per_step:.3g} tokens per step; "
     )
 

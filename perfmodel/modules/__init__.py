@@ -6,6 +6,7 @@
 | `Call` | one operator call: which part of the model, its time, for which layouts |
 | `step_calls` | every call of a step |
 | `draft_calls` | of these, the passes of the module that drafts tokens |
+| `drafter_calls` | or those of a draft model |
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.architecture import Attention, LayerGroup, Recurrent
 from perfmodel.correction import DRAFT
@@ -38,6 +40,7 @@ __all__ = [
     "Call",
     "ModuleKit",
     "draft_calls",
+    "drafter_calls",
     "step_calls",
 ]
 
@@ -57,7 +60,9 @@ def step_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Cal
         for module in _feed_forward(members[0][1]):
             yield from _shared(members, module(kit, *members[0], layouts, work))
     yield from ends(kit, layouts, work)
-    if work.drafted.any():
+    if kit.model.drafter is not None and (work.drafted.any() or work.drafts_prompts.any()):
+        yield from drafter_calls(kit, layouts, work)
+    elif kit.model.drafter is None and work.drafted.any():
         yield from draft_calls(kit, layouts, work)
 
 
@@ -80,15 +85,71 @@ def draft_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Ca
     for call in (call for made in calls for call in made):
         if call.part == BOUNDARY:
             continue
-        time = call.time
-        whole = (*time.seconds.shape[:1], len(one))
-        time = OperatorTime(
-            np.broadcast_to(time.seconds, whole)[:, column] * passes,
-            np.broadcast_to(time.kind, whole)[:, column],
-            np.broadcast_to(time.bound, whole)[:, column],
-            np.broadcast_to(time.floor_s, whole)[:, column] * passes,
-        )
+        time = _columns(call.time, len(one), column, passes)
         yield replace(call, name=DRAFT + call.name, part=HEAD, group=0, time=time)
+
+
+def drafter_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:
+    """The passes of a draft model: one for prompts, and one for each token drafted.
+
+    A call's time is that of all its passes of the step, in all layers of its group.
+    """
+    drafter = kit.model.drafter
+    assert drafter is not None
+    precision = drafter.precision.on(kit.ops.gemm.device.peak_flops_per_s)
+    own = replace(kit, model=drafter.model, precision=precision)
+    beside = drafter.layouts(layouts)
+    shapes, column = np.unique(
+        np.stack([work.decode_sequences, work.context_tokens]), axis=1, return_inverse=True
+    )
+    token = StepWork.of(decode_sequences=shapes[0], context_tokens=shapes[1])
+    prompt = StepWork.of(
+        prefill_sequences=np.where(work.drafts_prompts, work.prefill_sequences, 0.0),
+        prefill_tokens=work.prefill_tokens,
+        prefix_tokens=work.prefix_tokens,
+    )
+    drafting = step_calls(own, beside, token)
+    reading = step_calls(own, beside, prompt) if work.drafts_prompts.any() else iter(())
+    every = np.arange(len(work))
+    passes = (
+        (drafting, len(token), column.reshape(-1), work.drafted),
+        (reading, len(work), every, work.drafts_prompts.astype(float)),
+    )
+    found: dict[tuple[str, int], Call] = {}
+    for calls, width, columns, times in passes:
+        for call in calls:
+            count = drafter.model.groups[call.group].count if call.part == LAYER else 1
+            time = _columns(call.time, width, columns, times * count)
+            known = found.get((call.name, call.group))
+            if known is not None:
+                time = _sum(known.time, time)
+            found[call.name, call.group] = replace(call, time=time)
+    for (name, _), call in found.items():
+        yield replace(call, name=DRAFT + name, part=HEAD, group=0)
+
+
+def _columns(
+    time: OperatorTime, width: int, column: NDArray[np.intp], passes: NDArray[np.float64]
+) -> OperatorTime:
+    """Some columns of a time over `width` of them, each so many times."""
+    whole = (*time.seconds.shape[:1], width)
+    return OperatorTime(
+        np.broadcast_to(time.seconds, whole)[:, column] * passes,
+        np.broadcast_to(time.kind, whole)[:, column],
+        np.broadcast_to(time.bound, whole)[:, column],
+        np.broadcast_to(time.floor_s, whole)[:, column] * passes,
+    )
+
+
+def _sum(a: OperatorTime, b: OperatorTime) -> OperatorTime:
+    """Two times of one operator, known and bound as the longer of them."""
+    longer = a.seconds >= b.seconds
+    return OperatorTime(
+        a.seconds + b.seconds,
+        np.where(longer, a.kind, b.kind),
+        np.where(longer, a.bound, b.bound),
+        a.floor_s + b.floor_s,
+    )
 
 
 def _feed_forward(group: LayerGroup) -> tuple[Module, ...]:

@@ -180,3 +180,64 @@ def test_a_model_without_a_module_is_refused(problem_of: Callable[..., Problem])
         problem_of(**drafting(0.7))
     assert "speculation.draft_tokens" in str(caught.value)
     assert problem_of(**drafting(0.7, 0)).draft_tokens == (0,)
+
+
+SMALL: dict[str, Any] = {
+    "model": "Qwen/Qwen3-32B",
+    "workload": {"qps": 4, "input_tokens": 1000, "output_tokens": 300},
+    "slo": {"ttft": "1s", "ttit": "9ms"},
+    "search": {"max_replica_devices": 8},
+}
+
+
+def by_a_model(name: str = "Qwen/Qwen3-0.6B", **fields: Any) -> dict[str, Any]:
+    found = drafting(0.8, [0, 1, 3])
+    found["speculation"] |= {"draft_model": name, **fields}
+    return found
+
+
+@pytest.mark.parametrize("runtime", ["continuous", "disaggregated"])
+def test_a_draft_model_pays_where_tokens_are_late(solved: Solved, runtime: str) -> None:
+    plain, drafted = (solved(**SMALL, runtime=runtime, **c) for c in ({}, by_a_model()))
+    assert drafted.best.usd_per_hour <= plain.best.usd_per_hour
+    at_scale = [plan.best.usd_per_hour_per_qps_at_scale for plan in (plain, drafted)]
+    assert at_scale[1] < at_scale[0]
+    pool = drafted.best.pools[-1]
+    assert pool.draft_model == "Qwen/Qwen3-0.6B"
+    assert pool.draft_tokens
+    console = Console(file=StringIO(), width=200)
+    print_plan(drafted, console)
+    explain_plan(json.loads(json.dumps(drafted.to_dict())), "plan.json", 0, console)
+    assert isinstance(console.file, StringIO)
+    said = console.file.getvalue()
+    assert f"{pool.draft_tokens} tokens drafted per step by Qwen/Qwen3-0.6B, 80% accepted" in said
+    assert "draft_ffn_up_proj" in said
+    assert "DIFFERS" not in said
+
+
+def test_a_draft_model_on_one_device_is_slower(solved: Solved) -> None:
+    split, alone = (
+        solved(**SMALL, runtime="continuous", **by_a_model(draft_tp=tp)) for tp in ("target", 1)
+    )
+    each = [plan.best.usd_per_hour_per_qps_at_scale for plan in (split, alone)]
+    assert each[0] != each[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("meta-llama/Llama-3.1-8B", r"vocabulary of 128,256 tokens, Qwen/Qwen3-32B one of 151,936"),
+        ("Qwen/Qwen9", "unknown model"),
+    ],
+)
+def test_a_draft_model_that_cannot_is_refused(
+    problem_of: Callable[..., Problem], name: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as caught:
+        problem_of(**SMALL, **by_a_model(name))
+    assert "speculation.draft_model" in str(caught.value)
+
+
+def test_a_draft_model_that_drafts_nothing_is_none(problem_of: Callable[..., Problem]) -> None:
+    idle = problem_of(**SMALL, **by_a_model(draft_tokens=[0]))
+    assert idle.model.drafter is None
