@@ -180,6 +180,9 @@ def replica_memory(
         layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
         layer_resident.append(prefix_bytes(group.attention, resident, tp, cp, precision))
     table = model.vocab * hidden * ACTIVATION_BYTES / tp
+    head = model.vocab * hidden * precision.bytes("lm_head") / tp
+    # A quantized head is a copy of its own.
+    tied = model.tied_embeddings and precision.lm_head == "bf16"
     drafter = model.drafter
     drafting = work.drafted > 0
     if drafter is not None:
@@ -204,9 +207,8 @@ def replica_memory(
         rows = np.flatnonzero(layouts.pp == pp)
         for stage in stages(model, int(pp)):
             # Embedding on the first stage, LM head on the last; one table where they are tied.
-            shared = model.tied_embeddings and stage.first and stage.last
-            tables = stage.first + stage.last - shared
-            held: FloatArray = tables * table[rows]
+            shared = tied and stage.first and stage.last
+            held: FloatArray = (stage.first - shared) * table[rows] + stage.last * head[rows]
             cached, kept = np.zeros((len(rows), 1)), np.zeros((len(rows), 1))
             layers = zip(stage.counts, layer_weights, kv_per_sequence, layer_resident, strict=True)
             for count, w, kv, prefix in layers:
@@ -215,7 +217,7 @@ def replica_memory(
                 kept = kept + count * prefix[rows]
             if stage.last and drafting.any() and drafter is None:
                 # The module shares the model's tables, of which the last stage has the LM head.
-                lacks = not (stage.first or model.tied_embeddings)
+                lacks = not (stage.first or tied)
                 held = held + drafting * (draft_weights[rows] + lacks * table[rows])
                 cached = cached + drafting * kv_per_sequence[draft][rows]
             cached = cached * sequences[rows] + kept

@@ -61,9 +61,10 @@ class Precision:
         ffn: dense FFN and shared experts.
         experts: routed experts.
         kv: the KV cache.
+        lm_head: the LM head, which engines leave in bf16 unless told otherwise.
 
-    Activations follow each module's weights. Embeddings, the LM head, norms and routers
-    stay in bf16, as engines leave them.
+    Activations follow each module's weights. Embeddings, norms and routers stay in bf16, as
+    engines leave them.
 
     Raises:
         InputError: an unknown format.
@@ -73,6 +74,7 @@ class Precision:
     ffn: str = "bf16"
     experts: str = "bf16"
     kv: str = "bf16"
+    lm_head: str = "bf16"
 
     def __post_init__(self) -> None:
         for module, name in self.by_module().items():
@@ -89,6 +91,7 @@ class Precision:
             "ffn": self.ffn,
             "experts": self.experts,
             "kv": self.kv,
+            "lm_head": self.lm_head,
         }
 
     def bytes(self, module: str) -> float:
@@ -121,10 +124,11 @@ class Precision:
         return Precision(**expanded)
 
     def __str__(self) -> str:
-        weights = {m: n for m, n in self.by_module().items() if m != "kv"}
-        if len(set(weights.values())) == 1:
-            return f"weights:{self.attention} kv:{self.kv}"
-        return " ".join(f"{module}:{name}" for module, name in self.by_module().items())
+        head = "" if self.lm_head == "bf16" else f" lm_head:{self.lm_head}"
+        if self.attention == self.ffn == self.experts:
+            return f"weights:{self.attention} kv:{self.kv}{head}"
+        named = {m: n for m, n in self.by_module().items() if m != "lm_head"}
+        return " ".join(f"{module}:{name}" for module, name in named.items()) + head
 
 
 WEIGHT_ONLY = {

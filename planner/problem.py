@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -303,21 +304,29 @@ def price_list() -> dict[str, tuple[float, str]]:
 
 
 def _precisions(query: Query, model: ModelArchitecture) -> tuple[Precision, ...]:
-    """Every combination of the chosen formats, without repetition."""
-    choice = query.precision
-    kv_native = _native_kv(model)
+    """Every combination of the chosen formats, without repetition.
+
+    Raises:
+        ConfigError: a format is asked for a module that the model lacks.
+    """
+    choice, native = query.precision, _checkpoint_formats(model)
+    if choice.experts is not None and not model.is_moe:
+        raise ConfigError(f"{model.name} has no experts", field="precision.experts")
+    modules = {name: getattr(choice, name) or ("",) for name in native}
     found: dict[Precision, None] = {}
-    for weights in choice.weights:
-        for kv in choice.kv:
-            if weights == "native":
-                formats = _checkpoint_formats(model)
-            else:
-                formats = dict.fromkeys(("attention", "ffn", "experts"), weights)
-            precision = Precision(**formats, kv=kv_native if kv == "native" else kv)
+    for weights, kv, head in product(choice.weights, choice.kv, choice.lm_head):
+        for given in product(*modules.values()):
+            wanted = {name: own or weights for name, own in zip(modules, given, strict=True)}
+            if not model.is_moe:
+                wanted["experts"] = wanted["ffn"]
+            precision = Precision(
+                **{m: native[m] if f == "native" else f for m, f in wanted.items()},
+                kv=_native_kv(model) if kv == "native" else kv,
+                lm_head="bf16" if head == "native" else head,
+            )
             for activations in choice.activations:
-                found[precision.with_bf16_activations() if activations == "bf16" else precision] = (
-                    None
-                )
+                expanded = precision.with_bf16_activations()
+                found[expanded if activations == "bf16" else precision] = None
     return tuple(found)
 
 

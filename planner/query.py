@@ -213,6 +213,20 @@ class PrecisionChoice(_Strict):
         min_length=1,
         description="`native` (the checkpoint's own) or of: " + ", ".join(FORMATS),
     )
+    attention: tuple[str, ...] | None = Field(
+        default=None,
+        description="Attention's projections, in the same formats; as `weights` if not given. "
+        "A format `..._weight_only` is expanded and multiplied in bf16.",
+    )
+    ffn: tuple[str, ...] | None = Field(
+        default=None, description="Dense FFN and shared experts; as `weights` if not given."
+    )
+    experts: tuple[str, ...] | None = Field(
+        default=None, description="Routed experts; as `weights` if not given."
+    )
+    lm_head: tuple[str, ...] = Field(
+        default=("native",), min_length=1, description="LM head; `native` is bf16."
+    )
     activations: tuple[Literal["auto", "bf16"], ...] = Field(
         default=("auto",),
         min_length=1,
@@ -225,16 +239,20 @@ class PrecisionChoice(_Strict):
         description="KV cache: `native` (the checkpoint's own), bf16, fp8.",
     )
 
-    @field_validator("weights", "activations", "kv", mode="before")
+    @field_validator(
+        "weights", "attention", "ffn", "experts", "lm_head", "activations", "kv", mode="before"
+    )
     @classmethod
     def _listed(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    @field_validator("weights")
+    @field_validator("weights", "attention", "ffn", "experts", "lm_head")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _known(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if value == ():
+            raise ValueError("expected at least one value")
         known = ("native", *FORMATS)
-        for name in value:
+        for name in value or ():
             if name not in known:
                 raise ValueError(f"unknown format {name!r}; expected one of {', '.join(known)}")
         return value

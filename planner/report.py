@@ -105,10 +105,13 @@ def _drafting(pool: PoolPlan) -> str:
 
 
 def _precision(formats: Mapping[str, str]) -> str:
+    head = formats.get("lm_head", "bf16")
     weights = {formats["attention"], formats["ffn"], formats["experts"]}
     if len(weights) == 1:
-        return f"{weights.pop()}, kv {formats['kv']}"
-    return ", ".join(f"{module} {name}" for module, name in formats.items())
+        text = f"{weights.pop()}, kv {formats['kv']}"
+    else:
+        text = ", ".join(f"{m} {name}" for m, name in formats.items() if m != "lm_head")
+    return text if head == "bf16" else f"{text}, LM head {head}"
 
 
 def ttft_lines(fleet: FleetPlan, statistic: str) -> list[str]:

@@ -25,9 +25,7 @@ def ends(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Call]:
     reduce = collectives.all_reduce(tp, tokens * hidden * ACTIVATION_BYTES)
     yield Call("embedding_all_reduce", "communication", EMBEDDING, 0, reduce, shapes.index)
     sampled = np.maximum(work.sampled, 1.0) + 0 * shapes["tp_a"]
-    head = kit.ops.gemm.time(
-        {"dtype": "bf16"}, {"m": sampled, "n": vocab / shapes["tp_a"], "k": hidden}
-    )
+    head = kit.gemm("lm_head", sampled, vocab / shapes["tp_a"], hidden)
     yield Call("lm_head", "ends", HEAD, 0, head, shapes.index)
     logits = collectives.all_gather(tp, sampled * vocab * ACTIVATION_BYTES)
     yield Call("logits_all_gather", "communication", HEAD, 0, logits, shapes.index)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfmodel.architecture import load_model
@@ -123,6 +123,7 @@ def test_transfer_by_hand() -> None:
     assert seconds(halved, hidden=4.0, p=layout(pp=2)) == pytest.approx(0.1 + 2.5 - 2.0 + 5e-6)
 
 
+@settings(deadline=None)
 @given(DEGREE, DEGREE, st.floats(1e3, 1e11), st.floats(0.0, 100.0), st.integers(16, 100))
 def test_overlap_is_never_slower_and_leaves_the_last_layer(
     p_pp: int, d_pp: int, size: float, hidden: float, layers: int
@@ -138,6 +139,7 @@ def test_overlap_is_never_slower_and_leaves_the_last_layer(
     assert more_hidden <= overlapped * (1 + 1e-12)
 
 
+@settings(deadline=None)
 @given(DEGREE, DEGREE, DEGREE, DEGREE, st.floats(0.0, 1.0), st.floats(1.0, 10.0))
 def test_more_bandwidth_is_never_slower(
     p_tp: int, d_tp: int, p_pp: int, d_pp: int, hidden: float, factor: float
@@ -149,6 +151,7 @@ def test_more_bandwidth_is_never_slower(
     assert fast <= slow * (1 + 1e-12)
 
 
+@settings(deadline=None)
 @given(st.tuples(DEGREE, DEGREE, DEGREE), st.tuples(DEGREE, DEGREE, DEGREE))
 def test_every_byte_that_arrives_was_sent(
     p_degrees: tuple[int, int, int], d_degrees: tuple[int, int, int]

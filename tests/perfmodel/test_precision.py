@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfmodel.architecture import load_model
+from perfmodel.breakdown import breakdown
+from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from perfmodel.hardware import device_names, load_device
+from perfmodel.layout import parse_layout
+from perfmodel.memory import replica_memory
+from perfmodel.operators import Operators
 from perfmodel.precision import FORMATS, WEIGHT_ONLY, Precision
+from perfmodel.step import StepModel
+from perfmodel.work import StepWork
 
 formats = st.sampled_from(sorted(FORMATS))
 
@@ -31,6 +42,7 @@ def test_an_unknown_format_is_refused_by_module(module: str) -> None:
         Precision(**{module: "fp7"})
 
 
+@settings(deadline=None)
 @given(formats, formats, formats, st.sampled_from(["bf16", "fp8"]))
 def test_a_device_that_cannot_multiply_a_format_still_stores_it(
     attention: str, ffn: str, experts: str, kv: str
@@ -63,3 +75,50 @@ def test_mxfp4_meets_mxfp8_activations_where_tensor_cores_take_4_bits() -> None:
 def test_spelling() -> None:
     assert str(Precision("fp8", "fp8", "fp8", "bf16")) == "weights:fp8 kv:bf16"
     assert str(Precision(experts="mxfp4")) == "attention:bf16 ffn:bf16 experts:mxfp4 kv:bf16"
+
+
+def test_a_quantized_head_is_smaller_and_a_copy_of_its_own(
+    step_model: Callable[..., StepModel],
+) -> None:
+    one = parse_layout("attn:TP1 ffn:TP1")
+
+    def weights(name: str, head: str) -> float:
+        step = step_model(name, "h100_sxm")
+        sequences = np.ones((1, 1))
+        memory = replica_memory(
+            step.model,
+            step.device,
+            step.engine,
+            Precision(lm_head=head),
+            one,
+            StepWork.of(),
+            sequences,
+            sequences[0],
+        )
+        return float(memory.weights[0, 0])
+
+    apart = load_model("Qwen/Qwen3-8B")
+    table = apart.vocab * apart.hidden
+    assert not apart.tied_embeddings
+    assert weights(apart.name, "bf16") - weights(apart.name, "fp8") == table
+    tied = load_model("Qwen/Qwen3-0.6B")
+    assert tied.tied_embeddings
+    assert weights(tied.name, "fp8") - weights(tied.name, "bf16") == tied.vocab * tied.hidden
+
+
+def test_a_quantized_head_is_read_faster(step_model: Callable[..., StepModel]) -> None:
+    step = step_model("Qwen/Qwen3-8B", "h100_sxm")
+    work = StepWork.of(decode_sequences=4, context_tokens=500)
+    layout = parse_layout("attn:TP1 ffn:TP1")
+    seconds = []
+    for head in ("bf16", "fp8"):
+        other = StepModel(
+            step.model,
+            step.device,
+            step.engine,
+            Precision(lm_head=head),
+            Operators(step.device, "trtllm", PerfStore()),
+        )
+        calls = {o.name: o for o in breakdown(other, layout, work).operators}
+        seconds.append(calls["lm_head"].seconds)
+    assert 0.4 < seconds[1] / seconds[0] < 0.75

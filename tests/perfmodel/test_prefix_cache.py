@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfmodel.architecture import load_model
@@ -70,6 +70,7 @@ def test_waiting_for_a_prefix_by_hand() -> None:
     assert late_s(40, one, np.array([0.0]), np.array([2.0])) == pytest.approx([0.0])
 
 
+@settings(deadline=None)
 @given(st.sampled_from([1, 2, 4, 8]), st.floats(0.0, 50.0), st.floats(1e-3, 50.0))
 def test_waiting_is_between_a_layer_and_all_of_them(
     pp: int, loading: float, computing: float
@@ -121,6 +122,7 @@ def test_break_even(step: StepModel) -> None:
         assert (far < anew) == loads
 
 
+@settings(deadline=None)
 @given(st.floats(1.0, 100.0))
 def test_a_faster_link_is_never_slower(factor: float) -> None:
     fast = replace(H100, host_bandwidth_bytes_per_s=1e9 * factor)

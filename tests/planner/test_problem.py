@@ -139,6 +139,40 @@ def test_bf16_activations_expand_quantized_weights(problem_of: Callable[..., Pro
     assert found == {"weights:fp8 kv:bf16", "weights:fp8_weight_only kv:bf16"}
 
 
+def test_formats_by_module(problem_of: Callable[..., Problem]) -> None:
+    asked = {"experts": ["nvfp4", "native"], "attention": "fp8", "kv": "fp8", "lm_head": "fp8"}
+    found = problem_of(model="deepseek-ai/DeepSeek-V3", precision=asked).precisions
+    assert [p.by_module() for p in found] == [
+        {"attention": "fp8", "ffn": "fp8_block", "experts": e, "kv": "fp8", "lm_head": "fp8"}
+        for e in ("nvfp4", "fp8_block")
+    ]
+    # A module that is named has its own formats, the others those of `weights`.
+    (mixed,) = problem_of(precision={"weights": "int4", "attention": "native"}).precisions
+    assert str(mixed) == "attention:bf16 ffn:int4 experts:int4 kv:bf16"
+    (dense,) = problem_of(precision={"ffn": "fp8"}).precisions
+    assert dense.experts == "fp8"
+    with pytest.raises(ConfigError, match=r"precision.experts: Qwen/Qwen3-8B has no experts"):
+        problem_of(precision={"experts": "fp8"})
+
+
+def test_a_device_adapts_each_module(space_of: Callable[..., Space]) -> None:
+    asked = {"experts": "nvfp4", "attention": "fp8", "ffn": "fp8", "kv": "fp8", "lm_head": "fp8"}
+    on = {
+        device: str(precision)
+        for device in ("a100_sxm", "h200_sxm", "b200_sxm")
+        for _, precision in space_of(
+            model="deepseek-ai/DeepSeek-V3", devices=[device], precision=asked
+        ).pairs()
+    }
+    expanded = "fp8_weight_only"
+    assert on == {
+        "a100_sxm": f"attention:{expanded} ffn:{expanded} experts:nvfp4_weight_only kv:fp8 "
+        f"lm_head:{expanded}",
+        "h200_sxm": "attention:fp8 ffn:fp8 experts:nvfp4_weight_only kv:fp8 lm_head:fp8",
+        "b200_sxm": "attention:fp8 ffn:fp8 experts:nvfp4 kv:fp8 lm_head:fp8",
+    }
+
+
 @pytest.mark.parametrize(
     ("device", "asked", "runs"),
     [
