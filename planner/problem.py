@@ -17,8 +17,9 @@ from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.hardware import Device, load_device
 from perfmodel.precision import FORMATS, Precision
+from perfmodel.recipe_solver import from_recipe
 from perfmodel.traffic import Traffic
-from planner.query import DeviceChoice, Query, Slo
+from planner.query import DeviceChoice, Query, Slo, SyntheticModel
 
 FloatArray = NDArray[np.float64]
 
@@ -118,10 +119,7 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
             context longer than the model's, speculation with a model that brings no module
             for it, bad corrections; names the field.
     """
-    try:
-        model = load_model(query.model, search_path)
-    except InputError as error:
-        raise ConfigError(str(error), field="model") from None
+    model = _model(query, search_path)
     workload = query.workload
     longest = workload.input_tokens.maximum + workload.output_tokens.maximum
     if longest > model.max_context_tokens:
@@ -151,6 +149,18 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         slo=query.slo,
         precisions=_precisions(query, model),
     )
+
+
+def _model(query: Query, search_path: Sequence[Path]) -> ModelArchitecture:
+    if isinstance(query.model, SyntheticModel):
+        try:
+            return from_recipe(query.model.recipe)
+        except ConfigError as error:
+            raise ConfigError(error.problem, field=f"model.recipe.{error.field}") from None
+    try:
+        return load_model(query.model, search_path)
+    except InputError as error:
+        raise ConfigError(str(error), field="model") from None
 
 
 def _engine(query: Query) -> EngineProfile:

@@ -13,7 +13,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -22,6 +24,7 @@ from pydantic import (
 from perfmodel.documents import read_yaml, validate
 from perfmodel.engine import ENGINES, PYTORCH, QUERY_ENGINES
 from perfmodel.precision import FORMATS
+from perfmodel.recipe import Recipe
 from perfmodel.traffic import Lengths
 from perfmodel.units import parse_quantity
 
@@ -297,6 +300,21 @@ class SearchChoice(_Strict):
     )
 
 
+class SyntheticModel(_Strict):
+    """A model that does not exist yet."""
+
+    recipe: Recipe
+
+
+def _model_kind(value: Any) -> str:
+    return "recipe" if isinstance(value, dict | SyntheticModel) else "str"
+
+
+ModelChoice = Annotated[
+    Annotated[str, Tag("str")] | Annotated[SyntheticModel, Tag("recipe")],
+    Discriminator(_model_kind),
+]
+
 Runtime = Literal["continuous", "disaggregated"]
 
 
@@ -305,8 +323,9 @@ class Query(_Strict):
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    model: str = Field(
-        description="A model of the catalog (`planner models`), or path to a config.json."
+    model: ModelChoice = Field(
+        description="A model of the catalog (`planner models`), path to a config.json or to a "
+        "recipe (.yaml), or {recipe: {parameters: 1.8T, experts: 16}}: a synthetic one."
     )
     workload: Workload
     slo: Slo = Field(default=Slo(), description="Latency objectives; none for offline work.")
@@ -359,8 +378,10 @@ class Query(_Strict):
 
     @field_validator("model")
     @classmethod
-    def _beside_query(cls, value: str, info: ValidationInfo) -> str:
-        return _resolve_path(value, info, (".json",))
+    def _beside_query(cls, value: ModelChoice, info: ValidationInfo) -> ModelChoice:
+        if isinstance(value, SyntheticModel):
+            return value
+        return _resolve_path(value, info, (".json", ".yaml", ".yml"))
 
     @field_validator("corrections")
     @classmethod

@@ -208,7 +208,8 @@ def test_names_are_unique() -> None:
 
 def test_every_shipped_configuration_is_in_the_catalog() -> None:
     folder = next(iter(catalog().values())).path.parent
-    shipped = {p for p in folder.glob("*.json") if "quant_config" not in p.name}
+    files = [*folder.glob("*.json"), *folder.glob("*.yaml")]
+    shipped = {p for p in files if "quant_config" not in p.name}
     assert shipped == {e.path for e in catalog().values()} | {folder / "catalog.json"}
 
 

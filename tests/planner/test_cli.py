@@ -251,9 +251,21 @@ def test_lists() -> None:
     for name in device_names():
         assert name in devices
     assert "no (analytic)" in devices
+    assert "synthetic/moe-1.8t" in models
     tables = planner("perfdb", "list").stdout
     for part in ("h200_sxm", "trtllm", "1.3.0rc20", "gemm", "100,668"):
         assert part in tables
+
+
+def test_one_model_in_detail(tmp_path: Path) -> None:
+    shown = " ".join(planner("models", "synthetic/moe-1.8t").stdout.split())
+    for part in ("1.801 T parameters", "16 experts", "2 per token", "no such model exists"):
+        assert part in shown
+    shown = planner("models", "Qwen/Qwen3.5-27B").stdout
+    assert "gated delta net" in shown
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("parameters: 1T\ntop_k: 2\n")
+    assert "mine.yaml:2: top_k" in refused(BAD_INPUT, "models", recipe)
 
 
 def test_quiet_is_the_decision_alone(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from perfmodel.errors import ConfigError
+from planner.problem import resolve
 from planner.query import Query, load_query
 from planner.schema import fields, json_schema
 from planner.solve import query_data
@@ -138,6 +139,32 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     query = load_query(written(tmp_path, text))
     assert query.model == str(tmp_path / "mine" / "config.json")
     assert query.devices[0].name == str(tmp_path / "mine.yaml")
+
+
+def test_a_recipe_in_the_query(make_query: Callable[..., Query], tmp_path: Path) -> None:
+    query = make_query(model={"recipe": {"parameters": "1.8T", "experts": 16}})
+    assert resolve(query).model.parameters() == pytest.approx(1.8e12, rel=0.01)
+    assert resolve(Query.model_validate(query_data(query))).model == resolve(query).model
+    text = GOOD.replace("Qwen/Qwen3-8B", "mine.yaml")
+    assert load_query(written(tmp_path, text)).model == str(tmp_path / "mine.yaml")
+    recipe = {"parameters": "1T", "experts": 16, "active_parameters": "2T"}
+    impossible = make_query(model={"recipe": recipe})
+    with pytest.raises(ConfigError, match="at most the 1 T parameters") as caught:
+        resolve(impossible)
+    assert caught.value.field == "model.recipe.active_parameters"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("{recipe: {parameters: big}}", "1: model.recipe.parameters: expected a parameters"),
+        ("{recipe: {}}", "1: model.recipe.parameters: this field is required"),
+        ("{parameters: 1T}", "1: model.recipe: this field is required"),
+        ("7", "1: model: Input should be a valid string"),
+    ],
+)
+def test_a_wrong_recipe_in_the_query(tmp_path: Path, model: str, said: str) -> None:
+    assert f"FILE:{said}" in refused(tmp_path, GOOD.replace("Qwen/Qwen3-8B", model))
 
 
 WRONG = [
