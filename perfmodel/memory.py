@@ -109,7 +109,8 @@ def replica_memory(
 ) -> MemoryTerms:
     """Memory of the fullest device of each layout (L) under each column of work (C).
 
-    Where work drafts tokens, the last stage also holds the module that does, and its cache.
+    Where work drafts tokens, the last stage also holds the module that does, and its cache;
+    where it has images, the first stage holds the vision encoder, in bf16.
 
     Args:
         peak_sequences: (L, C) or broadcastable: sequences whose cache one attention
@@ -139,10 +140,13 @@ def replica_memory(
     draft = model.draft_group
     draft_weights = layer_weights[draft] + model.draft_projection_parameters * ACTIVATION_BYTES
 
+    encoding, encoder = work.vision_sequences > 0, _encoder_bytes(model, tp)
+
     kv_per_sequence = [np.broadcast_to(kv, (len(layouts), kv.shape[1])) for kv in layer_kv]
     shape = np.broadcast_shapes((len(layouts), 1), kv_per_sequence[0].shape, peak_sequences.shape)
-    if drafting.any():
-        shape = np.broadcast_shapes(shape, drafting.shape)
+    for some in (drafting, encoding):
+        if some.any():
+            shape = np.broadcast_shapes(shape, some.shape)
     sequences = np.broadcast_to(peak_sequences, shape)
     weights, kv_cache, fullest = np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
     for pp in np.unique(layouts.pp):
@@ -152,6 +156,8 @@ def replica_memory(
             shared = model.tied_embeddings and stage.first and stage.last
             tables = stage.first + stage.last - shared
             held: FloatArray = tables * table[rows]
+            if stage.first and encoding.any():
+                held = held + encoding * encoder[rows]
             cached = np.zeros((len(rows), 1))
             for count, w, kv in zip(stage.counts, layer_weights, kv_per_sequence, strict=True):
                 held = held + count * w[rows]
@@ -175,6 +181,15 @@ def replica_memory(
         reserve=np.full((1, 1), engine.reserve_bytes),
         fragmentation=np.full((1, 1), engine.fragmentation * device.memory_bytes),
     )
+
+
+def _encoder_bytes(model: ModelArchitecture, tp: FloatArray) -> FloatArray:
+    """The vision encoder's weights on one device of a tensor-parallel group of `tp`."""
+    vision = model.vision
+    if vision is None:
+        return np.zeros_like(tp)
+    split = vision.layers * vision.layer_parameters / vision.shards(tp)
+    return (split + vision.unsplit_parameters) * ACTIVATION_BYTES
 
 
 def dense_shards(model: ModelArchitecture, layouts: Layouts) -> FloatArray:
@@ -221,9 +236,28 @@ def _stage_activation_bytes(
                 2.0 * ffn.intermediate / _column(layouts.tp_f) + (ffn.latent or model.hidden)
             )
         widest = np.maximum(widest, np.maximum(wide, middle))
+    widest = np.maximum(widest, _encoder_width(model, layouts, work))
     logits = work.sampled * model.vocab / _column(layouts.tp_a) * 4.0
     residual = 3.0 * np.maximum(tokens, pooled) * model.hidden
     result: FloatArray = (widest + residual) * ACTIVATION_BYTES + logits
+    return result
+
+
+def _encoder_width(model: ModelArchitecture, layouts: Layouts, work: StepWork) -> FloatArray:
+    """Live elements of the vision encoder at its widest point; it runs before the layers do."""
+    vision = model.vision
+    if vision is None:
+        return np.zeros((1, 1))
+    whole_images = np.where(
+        work.vision_sequences > 0,
+        np.maximum(work.vision_sequences / _column(layouts.cp_a), 1.0),
+        0.0,
+    )
+    shards = vision.shards(_column(layouts.tp_a))
+    network = (1 + vision.up_projections) * vision.intermediate
+    inside = np.maximum(network, 4.0 * vision.hidden) / shards + 3.0 * vision.hidden
+    embedding = vision.output_width / vision.patches_per_token
+    result: FloatArray = whole_images * work.vision_patches * (inside + embedding)
     return result
 
 

@@ -35,6 +35,7 @@ class CatalogEntry:
         published_parameters: its size as published (synthetic: as its recipe states), in weights.
         published_active_parameters: weights active per token as published; 0 if not.
         active_with_embedding: that figure counts the input embedding.
+        with_vision: the published size counts the vision encoder.
         source: where the published figures stand.
     """
 
@@ -44,6 +45,7 @@ class CatalogEntry:
     published_parameters: int
     published_active_parameters: int
     active_with_embedding: bool
+    with_vision: bool
     source: str
 
 
@@ -70,6 +72,7 @@ def _entry(index: Fields, name: str) -> CatalogEntry:
         published_parameters=fields.count("published_parameters", **weights),
         published_active_parameters=fields.count("published_active_parameters", 0, **weights),
         active_with_embedding=fields.flag("active_with_embedding"),
+        with_vision=fields.flag("with_vision"),
         source=fields.string("source"),
     )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from perfmodel.checks import require, require_counts
 from perfmodel.layer_shapes import Attention, LayerGroup
 from perfmodel.recurrent_shapes import Recurrent
+from perfmodel.vision_shapes import VisionEncoder
 
 #: Keys of `ModelArchitecture.parameters_by_module`, each with the name under which
 #: `quantized_modules` speaks of it. Embedding, LM head, router and norms stay in the
@@ -54,6 +55,8 @@ class ModelArchitecture:
             speculate with; their weights are not counted.
         layer_pattern: for each layer in order, the position of its group in `groups` (a
             pipeline stage holds consecutive layers); by default one group after the other.
+        vision: its vision encoder, whose weights are not counted among `parameters`; None
+            without one.
 
     Raises:
         ConfigError: a count is not a positive integer, two groups have one shape, or the
@@ -72,6 +75,7 @@ class ModelArchitecture:
     notes: tuple[str, ...] = ()
     layer_pattern: tuple[int, ...] = ()
     draft_modules: int = 0
+    vision: VisionEncoder | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can have."""

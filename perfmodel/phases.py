@@ -103,6 +103,7 @@ def prefill(
         prefill_sequences=np.repeat(batch, nodes),
         prefill_tokens=np.tile(traffic.new_tokens, len(batch)),
         prefix_tokens=np.tile(traffic.cached_tokens, len(batch)),
+        **traffic.images_of(np.repeat(batch, nodes)),
     )
     time = step.time(layouts, work)
     shape = (len(layouts), len(batch), nodes)
@@ -116,6 +117,7 @@ def prefill(
         prefill_sequences=batch,
         prefill_tokens=traffic.new_tokens[-1],
         prefix_tokens=traffic.cached_tokens[-1],
+        **traffic.images_of(batch),
     )
     # Every stage holds a batch, and one more waits for its cache to be taken away.
     held = batch * (layouts.pp.astype(float)[:, None] + 1.0)
@@ -274,7 +276,8 @@ def mixed_work(
 
     A chunk sees the cached prefix and, on average, half of the prompt's other chunks; a
     chunk longer than a prompt holds several. The prompt is that of a mean token, not of a
-    mean request: long prompts have more tokens, each with more before it.
+    mean request: long prompts have more tokens, each with more before it. Images are spread
+    evenly over the prompts' chunks.
     """
     prompt = float(np.dot(traffic.new_tokens**2, traffic.inputs.weights)) / traffic.mean_new_tokens
     tokens = np.minimum(chunk, prompt)
@@ -286,6 +289,7 @@ def mixed_work(
         prefill_tokens=tokens,
         prefix_tokens=cached + (prompt - tokens) / 2.0,
         decode_tokens=np.asarray(drafts) + 1.0,
+        **traffic.images_of(np.asarray(chunk) / traffic.mean_new_tokens),
     )
 
 

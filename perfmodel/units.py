@@ -96,6 +96,7 @@ def format_parameters(count: float) -> str:
     return f"{count / 1e6:.4g} M"
 
 
-def format_count(number: int, noun: str) -> str:
-    """A number of things, such as `1 host` or `1,200 hosts`."""
+def format_count(number: float, noun: str) -> str:
+    """A number of things, such as `1 host`, `1.5 hosts` or `1,200 hosts`."""
+    number = int(number) if number == int(number) else number
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

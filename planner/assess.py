@@ -8,12 +8,12 @@ from perfmodel import phases
 from perfmodel.breakdown import Breakdown, breakdown, mean_shares
 from perfmodel.layout import Layouts, format_layout
 from perfmodel.memory import TERMS, MemoryTerms
+from perfmodel.modules import VISION
 from perfmodel.work import StepWork
 from planner import sizing
 from planner.candidates import Candidates, Role
 from planner.pairing import Choice, Pool
 from planner.plan import FleetPlan, HostPlan, PoolPlan, TtftPlan
-from planner.problem import Problem
 from planner.rates import usd_per_hour_per_qps
 from planner.sweep import Space
 
@@ -23,7 +23,7 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
     problem = space.problem
     pools = tuple(_pool_plan(space, pool) for pool in choice.pools)
     outputs = problem.traffic.outputs
-    ttft = _ttft(problem, choice, qps)
+    ttft = _ttft(space, choice, qps)
     last = choice.pools[-1]
     ttit = float(last.candidates.ttit_s[last.index])
     ttit_at = pools[-1].ttit_slo_s
@@ -111,7 +111,8 @@ def _split(choice: Choice, pools: tuple[PoolPlan, ...], price: float) -> tuple[f
     return price * share, price * (1.0 - share)
 
 
-def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
+def _ttft(space: Space, choice: Choice, qps: float) -> TtftPlan:
+    problem = space.problem
     first, last = choice.pools[0], choice.pools[-1]
     pool = first.one
     waiting = sizing.first_token_waiting(problem, pool, np.array([float(first.replicas)]), qps)
@@ -138,6 +139,7 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
         handling_s=handling_s,
         transfer_s=choice.transfer_s,
         slo_s=at_slo,
+        encoder_s=encoder_s(space, pool),
     )
 
 
@@ -150,7 +152,12 @@ def steps(space: Space, pool: Candidates) -> list[tuple[str, float, StepWork]]:
             (
                 f"prefill of {tokens + cached:,.0f} tokens",
                 weight,
-                StepWork.of(prefill_sequences=batch, prefill_tokens=tokens, prefix_tokens=cached),
+                StepWork.of(
+                    prefill_sequences=batch,
+                    prefill_tokens=tokens,
+                    prefix_tokens=cached,
+                    **traffic.images_of(batch),
+                ),
             )
             for tokens, cached, weight in zip(
                 traffic.new_tokens, traffic.cached_tokens, traffic.inputs.weights, strict=True
@@ -167,6 +174,21 @@ def steps(space: Space, pool: Candidates) -> list[tuple[str, float, StepWork]]:
         ("decode with a prefill chunk", share, phases.mixed_work(traffic, batch, chunk, drafts)),
         ("decode alone", 1.0 - share, alone),
     ]
+
+
+def encoder_s(space: Space, pool: Candidates) -> float:
+    """Mean time of the vision encoder in the steps that compute one prompt, seconds."""
+    if space.problem.traffic.vision is None or pool.role == "decode":
+        return 0.0
+    step, layout = space.step_model(pool.offer, pool.precision), pool.layouts[pool.layout]
+    # Each step of a prefill pool encodes its whole prompts' images; one with a chunk, a part.
+    _, _, work = steps(space, pool)[0]
+    calls = (c for c in step.calls(layout, work) if c.name.startswith(VISION))
+    seconds = sum(float(c.time.seconds[c.index[0], 0]) for c in calls)
+    if pool.role == "prefill":
+        return seconds
+    chunks = pool.axes.chunks[pool.column] @ np.array(space.problem.traffic.inputs.weights)
+    return seconds * float(chunks[0])
 
 
 def breakdowns(space: Space, pool: Candidates) -> list[tuple[str, float, Breakdown]]:

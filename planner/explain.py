@@ -26,7 +26,7 @@ from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import assess, breakdowns, role_of
 from planner.pairing import Pool, make_choice, transfer_s
 from planner.plan import FleetPlan
-from planner.problem import resolve
+from planner.problem import image_load, resolve
 from planner.query import Query
 from planner.report import ttft_lines
 from planner.sweep import Space
@@ -181,6 +181,7 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"KV transfer {format_time(moving)}: {per_token:,.0f} cache elements per token, "
             f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
         )
+    lines += _images(space, fleet)
     target = space.problem.slo.ttft
     lines += ttft_lines(fleet, target.statistic if target else "mean")
     for host in fleet.hosts:
@@ -190,6 +191,22 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"${host.devices * host.usd_per_device_hour:,.2f} per hour"
         )
     return lines
+
+
+def _images(space: Space, fleet: FleetPlan) -> list[str]:
+    """What the images of a request come to, and where their time goes."""
+    problem, images = space.problem, space.problem.query.workload.images
+    load = image_load(problem.query, problem.model)
+    if images is None or load is None:
+        return []
+    of_size = "" if images.width is None else f" of {images.width:,} x {images.height:,} pixels"
+    added = images.per_request * load.tokens
+    return [
+        f"{format_count(images.per_request, 'image')}{of_size} per request: each "
+        f"{format_count(load.sequences, 'sequence')} of {load.patches:,} patches, {load.tokens:,} "
+        f"tokens; prompts grow by {added:,.0f} tokens to {problem.traffic.inputs.mean:,.0f} "
+        f"(mean), and the vision encoder takes {format_time(fleet.ttft.encoder_s)}"
+    ]
 
 
 def _comparison(plan: dict[str, Any], again: FleetPlan) -> Table:

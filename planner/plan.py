@@ -90,6 +90,7 @@ class TtftPlan:
 
     Attributes:
         service_s: steps that compute the prompt.
+        encoder_s: of these, the vision encoder's share.
         waiting_s: for those steps, and under continuous batching for a slot.
         admission_s: for a slot of the decode pool.
         handling_s: network, tokenizer, routing; how late the engine sends a first token.
@@ -103,6 +104,7 @@ class TtftPlan:
     handling_s: float
     transfer_s: float
     slo_s: float | None
+    encoder_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import ModelArchitecture, load_model
+from perfmodel.architecture import ImageLoad, ModelArchitecture, load_model
 from perfmodel.correction import load_corrections
 from perfmodel.documents import read_yaml
 from perfmodel.engine import EngineProfile, engine_profile
@@ -18,8 +18,9 @@ from perfmodel.errors import ConfigError, InputError
 from perfmodel.hardware import Device, load_device
 from perfmodel.precision import FORMATS, Precision
 from perfmodel.recipe_solver import from_recipe
-from perfmodel.traffic import Traffic
-from planner.query import DeviceChoice, Query, Slo, SyntheticModel
+from perfmodel.traffic import Traffic, VisionLoad
+from planner.query import DeviceChoice, Query, Slo
+from planner.query_choices import SyntheticModel
 
 FloatArray = NDArray[np.float64]
 
@@ -120,8 +121,8 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
             for it, bad corrections; names the field.
     """
     model = _model(query, search_path)
-    workload = query.workload
-    longest = workload.input_tokens.maximum + workload.output_tokens.maximum
+    traffic = _traffic(query, model)
+    longest = traffic.inputs.maximum + traffic.outputs.maximum
     if longest > model.max_context_tokens:
         raise ConfigError(
             f"input and output reach {longest:,.0f} tokens; "
@@ -145,7 +146,7 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         model=model,
         offers=offers,
         engine=_engine(query),
-        traffic=Traffic(workload.input_tokens, workload.output_tokens, workload.prefix_cache_hit),
+        traffic=traffic,
         slo=query.slo,
         precisions=_precisions(query, model),
     )
@@ -161,6 +162,39 @@ def _model(query: Query, search_path: Sequence[Path]) -> ModelArchitecture:
         return load_model(query.model, search_path)
     except InputError as error:
         raise ConfigError(str(error), field="model") from None
+
+
+def image_load(query: Query, model: ModelArchitecture) -> ImageLoad | None:
+    """What one image of the workload is to the model; None without images.
+
+    Raises:
+        ConfigError: a model without a vision encoder, or an image that it does not take.
+    """
+    images = query.workload.images
+    if images is None:
+        return None
+    if model.vision is None:
+        raise ConfigError(
+            f"{model.name} has no vision encoder (or none that is modelled): leave images out",
+            field="workload.images",
+        )
+    if images.width is None or images.height is None:
+        return model.vision.images.of_tokens(images.tokens or 1)
+    try:
+        return model.vision.images.of_size(images.width, images.height)
+    except InputError as error:
+        raise ConfigError(str(error), field="workload.images") from None
+
+
+def _traffic(query: Query, model: ModelArchitecture) -> Traffic:
+    """The requests, images among their prompts."""
+    workload, image = query.workload, image_load(query, model)
+    inputs, vision = workload.input_tokens, None
+    if image is not None and workload.images is not None:
+        count = workload.images.per_request
+        inputs = inputs.longer_by(count * image.tokens)
+        vision = VisionLoad(count * image.sequences, float(image.patches))
+    return Traffic(inputs, workload.output_tokens, workload.prefix_cache_hit, vision)
 
 
 def _engine(query: Query) -> EngineProfile:

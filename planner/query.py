@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
-    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -24,19 +21,15 @@ from pydantic import (
 from perfmodel.documents import read_yaml, validate
 from perfmodel.engine import ENGINES, PYTORCH, QUERY_ENGINES
 from perfmodel.precision import FORMATS
-from perfmodel.recipe import Recipe
 from perfmodel.traffic import Lengths
 from perfmodel.units import parse_quantity
+from planner.query_choices import ImagesChoice, ModelChoice, Strict, SyntheticModel
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
 
 
 MOST_DRAFTS = 8
 """Tokens drafted per step, at most."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _percentile(key: object) -> float:
@@ -46,7 +39,7 @@ def _percentile(key: object) -> float:
     return float(match.group(1))
 
 
-class Target(_Strict):
+class Target(Strict):
     """A bound on a latency, at a percentile or (without one) on the steady-state mean."""
 
     seconds: float = Field(gt=0)
@@ -111,7 +104,7 @@ TokenLengths = Annotated[
 ]
 
 
-class Workload(_Strict):
+class Workload(Strict):
     """The requests to serve."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -121,9 +114,14 @@ class Workload(_Strict):
     )
     input_tokens: TokenLengths = Field(
         description="Prompt length: a number, percentiles such as {p50: 800, p99: 4000}, or a "
-        "histogram {tokens: [500, 2000], weights: [0.7, 0.3]}. Image tokens count like text."
+        "histogram {tokens: [500, 2000], weights: [0.7, 0.3]}; text alone where `images` are given."
     )
     output_tokens: TokenLengths = Field(description="Output length, in the same forms.")
+    images: ImagesChoice | None = Field(
+        default=None,
+        description="Images in a prompt: their tokens are added to it, and the model's vision "
+        "encoder is loaded and run.",
+    )
     prefix_cache_hit: float = Field(
         default=0.0, ge=0, lt=1, description="Share of prompt tokens found in the prefix cache."
     )
@@ -144,7 +142,7 @@ class Workload(_Strict):
         return value
 
 
-class Slo(_Strict):
+class Slo(Strict):
     """Latency objectives; each a time (`200ms`: the mean) or one statistic (`{p99: 200ms}`)."""
 
     ttft: LatencyTarget | None = Field(
@@ -167,7 +165,7 @@ class Slo(_Strict):
         return self
 
 
-class DeviceChoice(_Strict):
+class DeviceChoice(Strict):
     """A candidate device."""
 
     name: str = Field(description="Shipped name, or path to a device YAML file.")
@@ -198,7 +196,7 @@ def _read_device(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class PrecisionChoice(_Strict):
+class PrecisionChoice(Strict):
     """Number formats to choose among; several values are all searched."""
 
     weights: tuple[str, ...] = Field(
@@ -233,7 +231,7 @@ class PrecisionChoice(_Strict):
         return value
 
 
-class SpeculationChoice(_Strict):
+class SpeculationChoice(Strict):
     """Speculative decoding by the checkpoint's own multi-token-prediction module."""
 
     draft_tokens: tuple[Annotated[int, Field(ge=0, le=MOST_DRAFTS)], ...] = Field(
@@ -269,7 +267,7 @@ class SpeculationChoice(_Strict):
         return value
 
 
-class ExecutionChoice(_Strict):
+class ExecutionChoice(Strict):
     """How the engine executes a step."""
 
     two_batch_overlap: bool = Field(
@@ -285,7 +283,7 @@ class ExecutionChoice(_Strict):
     )
 
 
-class SearchChoice(_Strict):
+class SearchChoice(Strict):
     """Limits of the search."""
 
     max_replica_devices: int = Field(
@@ -300,25 +298,10 @@ class SearchChoice(_Strict):
     )
 
 
-class SyntheticModel(_Strict):
-    """A model that does not exist yet."""
-
-    recipe: Recipe
-
-
-def _model_kind(value: Any) -> str:
-    return "recipe" if isinstance(value, dict | SyntheticModel) else "str"
-
-
-ModelChoice = Annotated[
-    Annotated[str, Tag("str")] | Annotated[SyntheticModel, Tag("recipe")],
-    Discriminator(_model_kind),
-]
-
 Runtime = Literal["continuous", "disaggregated"]
 
 
-class Query(_Strict):
+class Query(Strict):
     """The cheapest fleet that serves this model under this SLO: the question."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)

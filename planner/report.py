@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -46,7 +47,7 @@ def headline(plan: Plan) -> Group:
     )
     question = (
         f"{model['name']}: {model['parameters'] / 1e9:.1f} B parameters, {best.qps:,.4g} "
-        f"requests/s of {_mean(workload['input_tokens']):,.0f} input and "
+        f"requests/s of {_mean(workload['input_tokens']):,.0f} input{_images(workload)} and "
         f"{_mean(workload['output_tokens']):,.0f} output tokens; "
         f"{targets or 'no latency targets'}"
     )
@@ -57,6 +58,17 @@ def headline(plan: Plan) -> Group:
         style="dim" if best.measured_share >= 0.5 else "bold yellow",
     )
     return Group(Text(question), answer, known)
+
+
+def _images(workload: Mapping[str, Any]) -> str:
+    """The images of a request, if any."""
+    images = workload.get("images")
+    if not images:
+        return ""
+    one = format_count(images["per_request"], "image")
+    if images.get("tokens"):
+        return f" (and {one} of {images['tokens']:,} tokens)"
+    return f" (and {one} of {images['width']:,} x {images['height']:,} pixels)"
 
 
 def _mean(lengths: Mapping[str, list[float]]) -> float:
@@ -113,7 +125,10 @@ def _precision(formats: Mapping[str, str]) -> str:
 def ttft_lines(fleet: FleetPlan, statistic: str) -> list[str]:
     """The time to first token as the sum of its parts, and at the target's percentile."""
     ttft = fleet.ttft
-    parts = f"service {format_time(ttft.service_s)} + waiting {format_time(ttft.waiting_s)}"
+    parts = f"service {format_time(ttft.service_s)}"
+    if ttft.encoder_s:
+        parts += f" (vision encoder {format_time(ttft.encoder_s)} of it)"
+    parts += f" + waiting {format_time(ttft.waiting_s)}"
     parts += f" + request handling {format_time(ttft.handling_s)}"
     if len(fleet.pools) > 1:
         parts += (

@@ -5,6 +5,7 @@
 | `ModuleKit` | model, precision and operators that the modules share |
 | `Call` | one operator call: which part of the model, its time, for which layouts |
 | `step_calls` | every call of a step |
+| `VISION` | what the names of the vision encoder's operators begin with |
 | `draft_calls` | of these, the passes of the module that drafts tokens |
 """
 
@@ -25,6 +26,7 @@ from perfmodel.modules.exchange import exchange
 from perfmodel.modules.feed_forward import dense, routed
 from perfmodel.modules.latent_block import block
 from perfmodel.modules.recurrent import recurrent
+from perfmodel.modules.vision import VISION, encode
 from perfmodel.operators import OperatorTime
 from perfmodel.work import StepWork
 
@@ -35,6 +37,7 @@ __all__ = [
     "EMBEDDING",
     "HEAD",
     "LAYER",
+    "VISION",
     "Call",
     "ModuleKit",
     "draft_calls",
@@ -57,6 +60,8 @@ def step_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Cal
         for module in _feed_forward(members[0][1]):
             yield from _shared(members, module(kit, *members[0], layouts, work))
     yield from ends(kit, layouts, work)
+    if work.vision_sequences.any():
+        yield from encode(kit, layouts, work)
     if work.drafted.any():
         yield from draft_calls(kit, layouts, work)
 

@@ -529,3 +529,17 @@ def test_a_format_that_no_device_runs(tmp_path: Path) -> None:
     assert solves(query)  # expanded to bf16
     said = refused(BAD_INPUT, "solve", asked(tmp_path, precision={"weights": "fp3"}))
     assert "unknown format 'fp3'" in said
+
+
+def test_images_are_explained(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    images = {"per_request": 1, "width": 640, "height": 480}
+    workload = {"qps": 5, "input_tokens": 500, "output_tokens": 100, "images": images}
+    query = asked(tmp_path, model="Qwen/Qwen3-VL-8B-Instruct", workload=workload)
+    shown = " ".join(planner("solve", query, "--json", out).stdout.split())
+    assert "500 input (and 1 image of 640 x 480 pixels)" in shown
+    assert "vision encoder" in shown
+    shown = " ".join(planner("explain", out).stdout.split())
+    assert "1 sequence of 1,200 patches, 302 tokens" in shown
+    assert "vision_" in shown
+    assert "DIFFERS" not in shown

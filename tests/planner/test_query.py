@@ -400,3 +400,60 @@ def test_the_json_schema_names_the_fields() -> None:
     assert set(schema["required"]) == {"model", "workload", "devices"}
     assert set(schema["properties"]) == set(Query.model_fields)
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"per_request": 2, "width": 1024, "height": 768},
+        {"per_request": 0.5, "tokens": 1000},
+    ],
+)
+def test_images(make_query: Callable[..., Query], images: dict[str, Any]) -> None:
+    query = make_query(model="qwen3-vl-8b", workload={"images": images})
+    problem = resolve(query)
+    # 32 x 24 merged patches and two delimiters.
+    tokens = 2 * (32 * 24 + 2) if "width" in images else 500
+    assert problem.traffic.inputs.mean == query.workload.input_tokens.mean + tokens
+    assert problem.traffic.vision is not None
+    assert problem.traffic.vision.sequences == images["per_request"]
+    again = Query.model_validate(query_data(query))
+    assert resolve(again).traffic == problem.traffic
+
+
+def test_images_need_an_encoder_that_takes_them(make_query: Callable[..., Query]) -> None:
+    images = {"per_request": 1, "width": 640, "height": 480}
+    text = make_query(workload={"images": images})
+    with pytest.raises(ConfigError, match="Qwen3-8B has no vision encoder") as caught:
+        resolve(text)
+    assert caught.value.field == "workload.images"
+    strip = make_query(model="qwen3-vl-8b", workload={"images": images | {"height": 3}})
+    with pytest.raises(ConfigError, match="within a factor of 200") as caught:
+        resolve(strip)
+    assert caught.value.field == "workload.images"
+    many = make_query(model="qwen3-vl-8b", workload={"images": images | {"per_request": 900}})
+    with pytest.raises(ConfigError, match="accepts at most 262,144"):
+        resolve(many)
+
+
+@pytest.mark.parametrize(
+    ("images", "field", "said"),
+    [
+        ("{per_request: 1}", "images", "expected width and height, or tokens"),
+        ("{per_request: 1, width: 5}", "images", "expected width and height, or tokens"),
+        (
+            "{per_request: 1, width: 5, height: 5, tokens: 5}",
+            "images",
+            "expected width and height, or tokens",
+        ),
+        ("{per_request: 0, tokens: 5}", "images.per_request", "greater than 0 (got 0)"),
+        ("{per_request: yes, tokens: 5}", "images.per_request", "expected a number, got True"),
+        ("{per_request: 1, tokens: 0}", "images.tokens", "greater than or equal to 1"),
+        ("{per_request: 1, size: 5, tokens: 1}", "images.size", "unknown field"),
+    ],
+)
+def test_wrong_images(tmp_path: Path, images: str, field: str, said: str) -> None:
+    text = GOOD.replace("  qps: 20\n", f"  qps: 20\n  images: {images}\n")
+    shown = refused(tmp_path, text)
+    assert f"FILE:4: workload.{field}: " in shown
+    assert said in shown
