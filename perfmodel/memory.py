@@ -183,6 +183,19 @@ def replica_memory(
     )
 
 
+def encoder_memory_bytes(
+    model: ModelArchitecture, device: Device, engine: EngineProfile, layout: Layouts, work: StepWork
+) -> float:
+    """A device that only encodes images: weights, activations, reserve and fragmentation.
+
+    Args:
+        layout: a single one.
+    """
+    weights = float(_encoder_bytes(model, _column(layout.tp_a))[0, 0])
+    live = float(_encoder_width(model, layout, work)[0, 0]) * ACTIVATION_BYTES
+    return weights + live + engine.reserve_bytes + engine.fragmentation * device.memory_bytes
+
+
 def _encoder_bytes(model: ModelArchitecture, tp: FloatArray) -> FloatArray:
     """The vision encoder's weights on one device of a tensor-parallel group of `tp`."""
     vision = model.vision

@@ -17,7 +17,16 @@ from perfmodel.architecture import ModelArchitecture
 from perfmodel.engine import EngineProfile
 from perfmodel.hardware import Device
 from perfmodel.layout import Layouts
-from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, ModuleKit, step_calls
+from perfmodel.modules import (
+    BOUNDARY,
+    EMBEDDING,
+    HEAD,
+    LAYER,
+    Call,
+    ModuleKit,
+    encode,
+    step_calls,
+)
 from perfmodel.operators import Operators
 from perfmodel.overlap import HalfBatches, halved
 from perfmodel.precision import Precision
@@ -75,6 +84,11 @@ class StepModel:
         """Every operator call of the step, at its time in service."""
         correction = self.engine.correction
         return (correction.apply(call, work) for call in self.measured_calls(layouts, work))
+
+    def encoder_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
+        """Of these, those of the vision encoder alone; none without images."""
+        calls = encode(self._kit, layouts, work) if work.vision_sequences.any() else iter(())
+        return (self.engine.correction.apply(call, work) for call in calls)
 
     def overhead_s(self, layers: int, work: StepWork) -> FloatArray:
         """What no operator accounts for in a pipeline stage of so many layers, (C,)."""

@@ -24,11 +24,12 @@ from perfmodel.memory import TERMS
 from perfmodel.precision import Precision
 from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import assess, breakdowns, role_of
+from planner.encoder import apart, beside, encoder_pool
 from planner.pairing import Pool, make_choice, transfer_s
 from planner.plan import FleetPlan
 from planner.problem import image_load, resolve
 from planner.query import Query
-from planner.report import ttft_lines
+from planner.report import encoder_line, ttft_lines
 from planner.sweep import Space
 
 TOLERANCE = 1e-6
@@ -54,8 +55,16 @@ def explain_plan(
             raise InputError(f"--fleet {which}: the plan has fleets 0 to {len(fleets) - 1}")
         fleet = fleets[which]
         space = Space(resolve(query, search_path), store)
-        pools = [_pool(space, pool) for pool in fleet["pools"]]
         qps = float(fleet["qps"])
+        encoder = None
+        if images := fleet.get("encoder"):
+            receiver = fleet["pools"][0]["device"]
+            count = int(images["replicas"])
+            encoder = encoder_pool(space, images["device"], receiver, count, qps)
+            if encoder is None:
+                raise InputError(f"{source}: {images['device']} can't encode the query's images")
+            space = beside(apart(space), encoder)
+        pools = [_pool(space, pool) for pool in fleet["pools"]]
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -63,7 +72,7 @@ def explain_plan(
     moving = 0.0
     if len(pools) == 2:
         moving = float(transfer_s(space.problem, pools[0].one, pools[1].one)[0, 0])
-    choice = make_choice(pools, moving)
+    choice = make_choice(pools, moving, encoder)
     if choice is None:
         raise InputError(f"{source}: the fleet exceeds the query's inventory")
     again = assess(space, choice, qps)
@@ -201,11 +210,14 @@ def _images(space: Space, fleet: FleetPlan) -> list[str]:
         return []
     of_size = "" if images.width is None else f" of {images.width:,} x {images.height:,} pixels"
     added = images.per_request * load.tokens
+    spent = fleet.ttft.encoder_s or (fleet.encoder.service_s if fleet.encoder else 0.0)
+    pool = [encoder_line(fleet.encoder)] if fleet.encoder else []
     return [
         f"{format_count(images.per_request, 'image')}{of_size} per request: each "
         f"{format_count(load.sequences, 'sequence')} of {load.patches:,} patches, {load.tokens:,} "
         f"tokens; prompts grow by {added:,.0f} tokens to {problem.traffic.inputs.mean:,.0f} "
-        f"(mean), and the vision encoder takes {format_time(fleet.ttft.encoder_s)}"
+        f"(mean), and the vision encoder takes {format_time(spent)}",
+        *pool,
     ]
 
 

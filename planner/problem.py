@@ -53,7 +53,11 @@ class Offer:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything a solver needs, resolved and in SI units."""
+    """Everything a solver needs, resolved and in SI units.
+
+    Attributes:
+        encoder_delay_s: what images that a pool of their own encodes add to a first token.
+    """
 
     query: Query
     model: ModelArchitecture
@@ -62,6 +66,7 @@ class Problem:
     traffic: Traffic
     slo: Slo
     precisions: tuple[Precision, ...]
+    encoder_delay_s: float = 0.0
 
     @property
     def qps(self) -> float | None:
@@ -96,20 +101,22 @@ class Problem:
     def handling_s(self, iteration_s: FloatArray, *, disaggregated: bool) -> FloatArray:
         """What the engine adds to a first token's time besides steps and waiting, seconds.
 
-        Network, tokenizer and admission of a request; under disaggregation, routing it to
-        both pools; and the decode iterations by which engines send first tokens late.
+        Network, tokenizer and admission of a request; an encoder pool, if it has one; under
+        disaggregation, routing it to both pools; and the decode iterations by which engines
+        send first tokens late.
 
         Args:
             iteration_s: an iteration of the pool that decodes.
         """
         constants = self.engine.correction
         fixed = constants.request_overhead_s + disaggregated * constants.handover_s
+        fixed += self.encoder_delay_s
         return np.asarray(fixed + constants.first_token_steps * iteration_s)
 
     @property
     def least_handling_s(self) -> float:
         """The part of it that no configuration escapes."""
-        return self.engine.correction.request_overhead_s
+        return self.engine.correction.request_overhead_s + self.encoder_delay_s
 
 
 def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:

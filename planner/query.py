@@ -320,6 +320,11 @@ class Query(Strict):
         min_length=1,
         description="`continuous`, `disaggregated`, or both (a list, or `both`).",
     )
+    encoder: Literal["colocated", "disaggregated", "auto"] = Field(
+        default="auto",
+        description="Where `images` are encoded: `colocated` on the devices that take the prompt, "
+        "`disaggregated` on a pool of their own, `auto` on whichever is cheaper.",
+    )
     engine: str = Field(
         default="trtllm",
         description=f"Whose operator tables to use: {', '.join(ENGINES)}, or {PYTORCH.name} for "

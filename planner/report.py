@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.units import format_bytes, format_count, format_time
-from planner.plan import FleetPlan, Plan, PoolPlan
+from planner.plan import EncoderPlan, FleetPlan, Plan, PoolPlan
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -96,6 +96,11 @@ def _pools(fleet: FleetPlan) -> RenderableType:
             f"{pool.qps_per_replica:.3g}",
             _precision(pool.precision),
         )
+    if fleet.encoder:
+        encoder = fleet.encoder
+        devices = f"{encoder.replicas} x 1 {encoder.device}"
+        row = ("encoder", devices, "-", "1", f"{encoder.qps_per_replica:.3g}", "bf16")
+        table.add_row(*row)
     lines: list[RenderableType] = [table]
     for pool in fleet.pools:
         slots = pool.sequences_in_flight
@@ -103,7 +108,20 @@ def _pools(fleet: FleetPlan) -> RenderableType:
         halves = "two half batches at once; " if pool.two_batch_overlap else ""
         held = f"batch held back by: {', '.join(pool.limits)}"
         lines.append(Text(f"{pool.role}: {flight}{_drafting(pool)}{halves}{held}", style="dim"))
+    if fleet.encoder:
+        lines.append(Text(encoder_line(fleet.encoder), style="dim"))
     return Group(*lines)
+
+
+def encoder_line(encoder: EncoderPlan) -> str:
+    """What an encoder pool does, and how full it is."""
+    return (
+        f"encoder: a request's images in {format_time(encoder.service_s)} + waiting "
+        f"{format_time(encoder.waiting_s)} + transfer of embeddings "
+        f"{format_time(encoder.transfer_s)}; utilization {encoder.utilization:.0%}; "
+        f"{format_bytes(encoder.memory_bytes)} of {format_bytes(encoder.memory_capacity_bytes)}; "
+        f"known by: {_shares(encoder.time_by_kind)}"
+    )
 
 
 def _drafting(pool: PoolPlan) -> str:
@@ -129,6 +147,8 @@ def ttft_lines(fleet: FleetPlan, statistic: str) -> list[str]:
     if ttft.encoder_s:
         parts += f" (vision encoder {format_time(ttft.encoder_s)} of it)"
     parts += f" + waiting {format_time(ttft.waiting_s)}"
+    if ttft.encoder_pool_s:
+        parts += f" + encoder pool {format_time(ttft.encoder_pool_s)}"
     parts += f" + request handling {format_time(ttft.handling_s)}"
     if len(fleet.pools) > 1:
         parts += (
@@ -215,7 +235,7 @@ def _alternatives(plan: Plan) -> RenderableType:
     for fleet in plan.alternatives:
         more = fleet.usd_per_hour / best - 1
         table.add_row(
-            f"{fleet.kind}: "
+            f"{fleet.kind}{', encoder apart' if fleet.encoder else ''}: "
             + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts),
             f"{fleet.qps:,.4g}",
             f"{fleet.usd_per_hour:,.2f}",

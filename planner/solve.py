@@ -11,12 +11,13 @@ from typing import Any
 from perfmodel.database import PerfStore
 from perfmodel.units import format_count, format_time
 from planner.assess import assess
+from planner.encoder import apart, beside, fleets_with_encoder
 from planner.infeasible import explain_infeasible
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, resolve
 from planner.query import Query
-from planner.search import SearchResult, exhaustive, tpe
+from planner.search import SearchResult, combined, exhaustive, tpe
 from planner.sweep import Space
 
 ALTERNATIVES = 6
@@ -58,13 +59,31 @@ def solve(
     space = Space(problem, store)
     report = progress or (lambda _what, _share: None)
     strategy = {"exhaustive": exhaustive, "tpe": tpe}[search]
-    result = strategy(space, report, seed=seed, trials=trials)
+    where = query.encoder if problem.traffic.vision else "colocated"
+    runs = {
+        colocated: strategy(space if colocated else apart(space), report, seed=seed, trials=trials)
+        for colocated in (True, False)
+        if where in ("auto", "colocated" if colocated else "disaggregated")
+    }
+    result = combined(list(runs.values()), encoder_apart=False in runs)
     report("sizing fleets", 0.95)
-    served = choose(problem, result)
+
+    def fleets(qps: float, kinds: Sequence[str] = KINDS) -> list[Choice]:
+        found = []
+        if True in runs:
+            found += cheapest_fleets(problem, runs[True].candidates, qps, kinds)
+        if False in runs:
+            found += fleets_with_encoder(space, runs[False].candidates, qps, kinds)
+        return found
+
+    served = _served(problem, fleets)
     if not served:
-        raise explain_infeasible(space, result)
+        raise explain_infeasible(space if True in runs else apart(space), result)
     measured = {o.device.name for o in problem.offers if space.store.engines(o.device.name)}
-    plans = [assess(space, choice, qps) for qps, choice in _notable(served, measured)]
+    plans = [
+        assess(beside(apart(space), choice.encoder) if choice.encoder else space, choice, qps)
+        for qps, choice in _notable(served, measured)
+    ]
     report("done", 1.0)
     return Plan(
         query=query_data(query),
@@ -80,17 +99,23 @@ def solve(
 Served = tuple[float, Choice]
 
 
+Fleets = Callable[..., list[Choice]]
+"""From a demand, and kinds of fleet, to the cheapest fleet of every device combination."""
+
+
 def choose(problem: Problem, result: SearchResult) -> list[Served]:
     """The best fleet of every kind and device combination, each with the demand it serves.
 
     Best first: for a given demand the cheapest; for as much as possible, the fleet that serves
     most, and beside it the most that each other kind serves.
     """
-    candidates = result.candidates
+    return _served(problem, partial(cheapest_fleets, problem, result.candidates))
+
+
+def _served(problem: Problem, fleets: Fleets) -> list[Served]:
     if problem.qps is not None:
-        qps = problem.qps
-        return [(qps, choice) for choice in rank(cheapest_fleets(problem, candidates, qps))]
-    served = [_most(partial(cheapest_fleets, problem, candidates, kinds=(k,))) for k in KINDS]
+        return [(problem.qps, choice) for choice in rank(fleets(problem.qps))]
+    served = [_most(partial(fleets, kinds=(kind,))) for kind in KINDS]
     found = [(qps, choice) for qps, choices in served for choice in rank(choices)[:1]]
     return sorted(found, key=lambda item: -item[0])
 

@@ -6,6 +6,7 @@
 | `Call` | one operator call: which part of the model, its time, for which layouts |
 | `step_calls` | every call of a step |
 | `VISION` | what the names of the vision encoder's operators begin with |
+| `encode` | of these, the vision encoder's |
 | `draft_calls` | of these, the passes of the module that drafts tokens |
 """
 
@@ -41,6 +42,7 @@ __all__ = [
     "Call",
     "ModuleKit",
     "draft_calls",
+    "encode",
     "step_calls",
 ]
 

@@ -86,7 +86,8 @@ def test_an_example(example: Path, tmp_path: Path) -> None:
     assert re.search(r"\$[\d,]+\.\d\d per hour: \d+ hosts? of \d+ x \w+", result.stdout)
     plan = json.loads(path.read_text())
     assert plan["schema"] == "planner.plan/1"
-    assert plan["search"]["proven"]
+    # An encoder pool is not chosen jointly with the pools beside it.
+    assert plan["search"]["proven"] == ("images" not in plan["query"]["workload"])
     query = yaml.safe_load(example.read_text())
     assert plan["best"]["qps"] == query["workload"]["qps"]
     first = planner("explain", path)
@@ -543,3 +544,27 @@ def test_images_are_explained(tmp_path: Path) -> None:
     assert "1 sequence of 1,200 patches, 302 tokens" in shown
     assert "vision_" in shown
     assert "DIFFERS" not in shown
+
+
+def test_an_encoder_pool_is_explained(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    images = {"per_request": 2, "tokens": 1000}
+    workload = {"qps": 5, "input_tokens": 500, "output_tokens": 100, "images": images}
+    query = asked(
+        tmp_path,
+        model="Qwen/Qwen3-VL-8B-Instruct",
+        workload=workload,
+        slo={"ttft": "2s"},
+        encoder="disaggregated",
+    )
+    shown = " ".join(planner("solve", query, "--json", out).stdout.split())
+    assert "+ encoder pool" in shown
+    assert "encoder: a request's images in" in shown
+    shown = " ".join(planner("explain", out).stdout.split())
+    assert "vision_" not in shown
+    assert "transfer of embeddings" in shown
+    assert "DIFFERS" not in shown
+    data = json.loads(out.read_text())
+    data["best"]["encoder"]["device"] = "unheard_of"
+    out.write_text(json.dumps(data))
+    assert "can't encode the query's images" in refused(BAD_INPUT, "explain", out)
