@@ -60,6 +60,11 @@ class EncoderPool:
         return self.service_s + self.waiting_s + self.transfer_s
 
     @property
+    def usd_per_hour(self) -> float:
+        """Price of its devices, hosts' others apart."""
+        return self.replicas * self.offer.usd_per_device_hour
+
+    @property
     def qps(self) -> float:
         """Capacity of all its devices, requests/s."""
         return self.qps_each * self.replicas
@@ -196,7 +201,7 @@ def fleets_with_encoder(
     bare = apart(space)
     for receiver in space.problem.offers:
         beside_it = [c for c in candidates if c.role == "decode" or c.offer == receiver]
-        for pool in encoder_pools(space, receiver, qps):
+        for pool in _worthwhile(encoder_pools(space, receiver, qps), receiver):
             problem = beside(bare, pool).problem
             for choice in cheapest_fleets(problem, beside_it, qps, kinds):
                 whole = make_choice(choice.pools, choice.transfer_s, pool)
@@ -207,3 +212,15 @@ def fleets_with_encoder(
                 if known is None or whole.usd_per_hour < known.usd_per_hour:
                     cheapest[names] = whole
     return list(cheapest.values())
+
+
+def _worthwhile(pools: Sequence[EncoderPool], receiver: Offer) -> list[EncoderPool]:
+    """Without pools that another beats in price and delay; the receiver's kind shares its hosts."""
+
+    def beaten(pool: EncoderPool) -> bool:
+        return any(
+            other.usd_per_hour <= pool.usd_per_hour and other.delay_s < pool.delay_s
+            for other in pools
+        )
+
+    return [pool for pool in pools if pool.offer == receiver or not beaten(pool)]
