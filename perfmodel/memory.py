@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import Attention, ModelArchitecture, Recurrent
+from perfmodel.architecture import Attention, FeedForward, ModelArchitecture, Recurrent
 from perfmodel.engine import EngineProfile
+from perfmodel.expert_load import ExpertLoad, busiest_device
 from perfmodel.hardware import Device
 from perfmodel.layout import Layouts
 from perfmodel.precision import ACTIVATION_BYTES, Precision
@@ -106,6 +107,7 @@ def replica_memory(
     work: StepWork,
     peak_sequences: FloatArray,
     peak_tokens: FloatArray,
+    load: ExpertLoad | None = None,
 ) -> MemoryTerms:
     """Memory of the fullest device of each layout (L) under each column of work (C).
 
@@ -116,6 +118,8 @@ def replica_memory(
         peak_sequences: (L, C) or broadcastable: sequences whose cache one attention
             data-parallel rank holds at once, all pipeline micro-batches counted.
         peak_tokens: (C,) or broadcastable: the length at which each is counted.
+        load: of the experts, if one is stated: its redundant experts, and the tokens of the
+            busiest device.
     """
     hidden = model.hidden
     tp, cp = _column(layouts.tp_a), _column(layouts.cp_a)
@@ -131,7 +135,10 @@ def replica_memory(
         layer_weights.append(
             attention_weight_bytes(group.attention, hidden, tp, precision)
             + dense * precision.bytes("ffn")
-            + ffn.routed_parameters(hidden) / (tp_f * ep_f) * precision.bytes("experts")
+            + experts_on_device(ffn, ep_f, load)
+            * ffn.expert_parameters(hidden)
+            / tp_f
+            * precision.bytes("experts")
             + (ffn.router_parameters(hidden) + norms) * ACTIVATION_BYTES
         )
         layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
@@ -176,7 +183,7 @@ def replica_memory(
     return MemoryTerms(
         weights=weights,
         kv_cache=kv_cache,
-        activations=_activation_bytes(model, layouts, work),
+        activations=_activation_bytes(model, layouts, work, load),
         buffers=np.where(alone, 0.0, engine.group_buffer_bytes),
         reserve=np.full((1, 1), engine.reserve_bytes),
         fragmentation=np.full((1, 1), engine.fragmentation * device.memory_bytes),
@@ -210,13 +217,22 @@ def dense_shards(model: ModelArchitecture, layouts: Layouts) -> FloatArray:
     return _column(layouts.dense_tp if model.is_moe else layouts.tp_f)
 
 
-def _activation_bytes(model: ModelArchitecture, layouts: Layouts, work: StepWork) -> FloatArray:
+def experts_on_device(ffn: FeedForward, ep: FloatArray, load: ExpertLoad | None) -> FloatArray:
+    """Routed experts that one of `ep` devices holds, copies included: whole ones if there are."""
+    copies = load.redundant_experts if load and ffn.is_moe else 0
+    held = (ffn.experts + copies) / ep
+    return np.asarray(np.ceil(held) if copies else held)
+
+
+def _activation_bytes(
+    model: ModelArchitecture, layouts: Layouts, work: StepWork, load: ExpertLoad | None
+) -> FloatArray:
     """Live activations of one layer at its widest point, plus fp32 logits of sampled tokens.
 
     They are those of a pipeline stage, whatever the number of stages: evaluated once for all.
     """
     stage, index = _distinct_stages(layouts)
-    return np.asarray(_stage_activation_bytes(model, layouts[stage], work)[index])
+    return np.asarray(_stage_activation_bytes(model, layouts[stage], work, load)[index])
 
 
 def _distinct_stages(layouts: Layouts) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -230,7 +246,7 @@ def _distinct_stages(layouts: Layouts) -> tuple[NDArray[np.intp], NDArray[np.int
 
 
 def _stage_activation_bytes(
-    model: ModelArchitecture, layouts: Layouts, work: StepWork
+    model: ModelArchitecture, layouts: Layouts, work: StepWork, load: ExpertLoad | None
 ) -> FloatArray:
     prompt = work.prefill_sequences * work.prefill_tokens
     tokens = work.decoded + prompt / _column(layouts.cp_a)
@@ -245,6 +261,11 @@ def _stage_activation_bytes(
         middle = own * 2.0 * dense_width / dense_shards(model, layouts)
         if ffn.is_moe:
             pairs = pooled * ffn.top_k / _column(layouts.ep_f)
+            if load is not None:
+                busiest, _ = busiest_device(
+                    load, ffn.experts, ffn.top_k, _column(layouts.ep_f), pooled
+                )
+                pairs = pairs * busiest
             middle = middle + pairs * (
                 2.0 * ffn.intermediate / _column(layouts.tp_f) + (ffn.latent or model.hidden)
             )

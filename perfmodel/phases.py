@@ -301,5 +301,13 @@ def _memory(
     tokens: FloatArray,
 ) -> MemoryTerms:
     return replica_memory(
-        step.model, step.device, step.engine, step.precision, layouts, work, sequences, tokens
+        step.model,
+        step.device,
+        step.engine,
+        step.precision,
+        layouts,
+        work,
+        sequences,
+        tokens,
+        step.load,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.engine import EngineProfile
+from perfmodel.expert_load import ExpertLoad
 from perfmodel.hardware import Device
 from perfmodel.layout import Layouts
 from perfmodel.modules import (
@@ -58,7 +59,7 @@ class StepModel:
 
     Args:
         operators: the device's operator models, shared between precisions.
-        routing: the measured distribution of tokens over experts.
+        routing: the distribution of tokens over experts: a measured one's name, or a stated one.
     """
 
     def __init__(
@@ -68,12 +69,13 @@ class StepModel:
         engine: EngineProfile,
         precision: Precision,
         operators: Operators,
-        routing: str = "power_law_1.01",
+        routing: str | ExpertLoad = "power_law_1.01",
     ) -> None:
         self.model = model
         self.device = device
         self.engine = engine
         self.precision = precision
+        self.load = routing if isinstance(routing, ExpertLoad) else None
         self._kit = ModuleKit(model, precision, operators, routing)
 
     def measured_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:

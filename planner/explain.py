@@ -19,6 +19,7 @@ from rich.text import Text
 from perfmodel.breakdown import Breakdown
 from perfmodel.database import PerfStore
 from perfmodel.errors import ConfigError, InputError
+from perfmodel.expert_load import MANY, nearest_table, rank_load
 from perfmodel.layout import parse_layout
 from perfmodel.memory import TERMS
 from perfmodel.precision import Precision
@@ -190,6 +191,7 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"KV transfer {format_time(moving)}: {per_token:,.0f} cache elements per token, "
             f"{traffic.mean_new_tokens:,.0f} tokens{kept}"
         )
+    lines += _experts(space, fleet)
     lines += _images(space, fleet)
     target = space.problem.slo.ttft
     lines += ttft_lines(fleet, target.statistic if target else "mean")
@@ -199,6 +201,29 @@ def _arithmetic(space: Space, fleet: FleetPlan, moving: float) -> list[str]:
             f"${host.usd_per_device_hour:g} = "
             f"${host.devices * host.usd_per_device_hour:,.2f} per hour"
         )
+    return lines
+
+
+def _experts(space: Space, fleet: FleetPlan) -> list[str]:
+    """What a stated load of experts makes of the busiest device of each pool."""
+    load = space.problem.routing
+    if isinstance(load, str):
+        return []
+    lines = [f"experts under a stated load: {load}"]
+    networks = {g.feed_forward for g in space.problem.model.groups if g.feed_forward.is_moe}
+    for network in networks:
+        table = nearest_table(load, network.experts, network.top_k)
+        for pool in fleet.pools:
+            devices = int(parse_layout(pool.layout).ep_f[0])
+            own, measured = (
+                rank_load(which, network.experts, network.top_k, devices).pairs[MANY]
+                for which in (load, table)
+            )
+            lines.append(
+                f"{pool.role}: the busiest of {format_count(devices, 'device')} with experts has "
+                f"{own:.3g} times the mean's tokens; times are those of the table {table} (as far "
+                f"as measured), whose busiest has {measured:.3g}, scaled"
+            )
     return lines
 
 

@@ -15,6 +15,7 @@ from perfmodel.correction import load_corrections
 from perfmodel.documents import read_yaml
 from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
+from perfmodel.expert_load import ExpertLoad, read_counts
 from perfmodel.hardware import Device, load_device
 from perfmodel.precision import FORMATS, Precision
 from perfmodel.recipe_solver import from_recipe
@@ -56,6 +57,7 @@ class Problem:
     """Everything a solver needs, resolved and in SI units.
 
     Attributes:
+        routing: how tokens spread over experts: a measured distribution's name, or a stated one.
         encoder_delay_s: what images that a pool of their own encodes add to a first token.
     """
 
@@ -66,6 +68,7 @@ class Problem:
     traffic: Traffic
     slo: Slo
     precisions: tuple[Precision, ...]
+    routing: str | ExpertLoad = "power_law_1.01"
     encoder_delay_s: float = 0.0
 
     @property
@@ -154,6 +157,7 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         offers=offers,
         engine=_engine(query),
         traffic=traffic,
+        routing=_routing(query, model),
         slo=query.slo,
         precisions=_precisions(query, model),
     )
@@ -202,6 +206,36 @@ def _traffic(query: Query, model: ModelArchitecture) -> Traffic:
         inputs = inputs.longer_by(count * image.tokens)
         vision = VisionLoad(count * image.sequences, float(image.patches))
     return Traffic(inputs, workload.output_tokens, workload.prefix_cache_hit, vision)
+
+
+def _routing(query: Query, model: ModelArchitecture) -> str | ExpertLoad:
+    """The distribution of tokens over experts, which must suit the model's."""
+    choice = query.routing
+    if isinstance(choice, str):
+        return choice
+    layers = [group for group in model.groups if group.feed_forward.is_moe]
+    if not layers:
+        raise ConfigError(f"{model.name} has no experts: leave it out", field="routing")
+    counts = read_counts(Path(choice.file)) if choice.file is not None else ()
+    sparse = sum(group.count for group in layers)
+    if len(counts) not in (0, 1, sparse):
+        raise ConfigError(
+            f"expected counts of one layer or of the {sparse} with experts, got {len(counts)}",
+            field="routing.file",
+        )
+    for experts in {group.feed_forward.experts for group in layers}:
+        if counts and len(counts[0]) != experts:
+            raise ConfigError(
+                f"expected counts of the {experts} experts of a layer, got {len(counts[0])}",
+                field="routing.file",
+            )
+    return ExpertLoad(
+        distribution=choice.distribution,
+        exponent=choice.exponent or 0.0,
+        counts=counts,
+        placement=choice.placement,
+        redundant_experts=choice.redundant_experts,
+    )
 
 
 def _engine(query: Query) -> EngineProfile:

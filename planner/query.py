@@ -23,7 +23,13 @@ from perfmodel.engine import ENGINES, PYTORCH, QUERY_ENGINES
 from perfmodel.precision import FORMATS
 from perfmodel.traffic import Lengths
 from perfmodel.units import parse_quantity
-from planner.query_choices import ImagesChoice, ModelChoice, Strict, SyntheticModel
+from planner.query_choices import (
+    ImagesChoice,
+    ModelChoice,
+    Routing,
+    Strict,
+    SyntheticModel,
+)
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
 
@@ -335,10 +341,10 @@ class Query(Strict):
         description="Engines' constants fitted to your own measurements (`planner calibrate`); "
         "the shipped ones if not given.",
     )
-    routing: Literal["balanced", "power_law_1.01", "power_law_1.2"] = Field(
+    routing: Routing = Field(
         default="power_law_1.01",
-        description="How tokens spread over experts: measured under a power law of loads, or "
-        "balanced (as under expert load balancing).",
+        description="How tokens spread over experts: as in a measured table (`power_law_1.01`, "
+        "`power_law_1.2`; `balanced`, as under expert load balancing), or a stated distribution.",
     )
     precision: PrecisionChoice = PrecisionChoice()
     speculation: SpeculationChoice | None = Field(
@@ -375,6 +381,13 @@ class Query(Strict):
     @classmethod
     def _corrections_beside_query(cls, value: str | None, info: ValidationInfo) -> str | None:
         return value and _resolve_path(value, info, (".yaml", ".yml"))
+
+    @field_validator("routing")
+    @classmethod
+    def _counts_beside_query(cls, value: Routing, info: ValidationInfo) -> Routing:
+        if isinstance(value, str) or value.file is None:
+            return value
+        return value.model_copy(update={"file": _resolve_path(value.file, info, (".csv", ".json"))})
 
     @field_validator("devices")
     @classmethod

@@ -568,3 +568,14 @@ def test_an_encoder_pool_is_explained(tmp_path: Path) -> None:
     data["best"]["encoder"]["device"] = "unheard_of"
     out.write_text(json.dumps(data))
     assert "can't encode the query's images" in refused(BAD_INPUT, "explain", out)
+
+
+def test_a_stated_load_of_experts_is_explained(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    routing = {"distribution": "power_law", "exponent": 1.0}
+    query = asked(tmp_path, model="Qwen/Qwen3-30B-A3B", routing=routing)
+    assert planner("solve", query, "--json", out).exit_code == 0
+    shown = " ".join(planner("explain", out).stdout.split())
+    assert "experts under a stated load: power law 1, contiguous placement" in shown
+    assert "times the mean's tokens" in shown
+    assert "DIFFERS" not in shown

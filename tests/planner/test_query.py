@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from perfmodel.errors import ConfigError
+from perfmodel.expert_load import ExpertLoad
 from planner.problem import resolve
 from planner.query import Query, load_query
 from planner.schema import fields, json_schema
@@ -456,4 +457,55 @@ def test_wrong_images(tmp_path: Path, images: str, field: str, said: str) -> Non
     text = GOOD.replace("  qps: 20\n", f"  qps: 20\n  images: {images}\n")
     shown = refused(tmp_path, text)
     assert f"FILE:4: workload.{field}: " in shown
+    assert said in shown
+
+
+def test_stated_routing(make_query: Callable[..., Query], tmp_path: Path) -> None:
+    moe = "Qwen/Qwen3-30B-A3B"
+    assert resolve(make_query(model=moe, routing="balanced")).routing == "balanced"
+    stated = {"distribution": "power_law", "exponent": 0.8, "placement": "balanced"}
+    query = make_query(model=moe, routing=stated | {"redundant_experts": 8})
+    load = resolve(query).routing
+    assert load == ExpertLoad("power_law", 0.8, (), "balanced", 8)
+    assert resolve(Query.model_validate(query_data(query))).routing == load
+    counts = tmp_path / "counts.csv"
+    counts.write_text(",".join(["1"] * 128) + "\n")
+    text = GOOD.replace("Qwen/Qwen3-8B", moe)
+    text += "routing: {distribution: histogram, file: counts.csv}\n"
+    read = load_query(written(tmp_path, text))
+    assert resolve(read).routing == ExpertLoad("histogram", counts=((1.0,) * 128,))
+    for rows, said in ((1, "the 128 experts of a layer, got 3"), (2, "or of the 48 with experts")):
+        counts.write_text("1,2,3\n" * rows)
+        with pytest.raises(ConfigError, match=said):
+            resolve(read)
+    dense = make_query(routing={"distribution": "uniform"})
+    with pytest.raises(ConfigError, match="has no experts") as caught:
+        resolve(dense)
+    assert caught.value.field == "routing"
+
+
+@pytest.mark.parametrize(
+    ("routing", "field", "said"),
+    [
+        ("even", "routing", "Input should be 'balanced', 'power_law_1.01'"),
+        ("{distribution: power_law}", "routing", "exponent: expected a value"),
+        ("{distribution: uniform, exponent: 1}", "routing", "exponent: expected none"),
+        ("{distribution: histogram}", "routing", "file: expected a value"),
+        (
+            "{distribution: uniform, redundant_experts: 1}",
+            "routing",
+            "unless placement is balanced",
+        ),
+        (
+            "{distribution: power_law, exponent: -1}",
+            "routing.exponent",
+            "greater than or equal to 0",
+        ),
+        ("{distribution: zipf}", "routing.distribution", "Input should be 'uniform'"),
+        ("{placement: balanced}", "routing.distribution", "this field is required"),
+    ],
+)
+def test_wrong_routing(tmp_path: Path, routing: str, field: str, said: str) -> None:
+    shown = refused(tmp_path, f"{GOOD}routing: {routing}\n")
+    assert f"FILE:13: {field}: " in shown
     assert said in shown
