@@ -25,6 +25,16 @@ def print_model(model: ModelArchitecture, console: Console) -> None:
     console.print(_layers(model))
     console.print()
     console.print(_weights(model))
+    if (vision := model.vision) is not None:
+        windows = f", {vision.windowed_layers} of them windowed" if vision.windowed_layers else ""
+        console.print(
+            Text(
+                f"\nvision encoder: {vision.layers} layers{windows}, "
+                f"hidden size {vision.hidden:,}, {vision.heads} heads of {vision.head_dim}, "
+                f"networks {vision.intermediate:,} wide, "
+                f"{vision.patches_per_token} patches per token"
+            )
+        )
     for note in model.notes:
         console.print(Text(f"\n{note}"))
 

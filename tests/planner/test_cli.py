@@ -264,6 +264,7 @@ def test_one_model_in_detail(tmp_path: Path) -> None:
         assert part in shown
     shown = planner("models", "Qwen/Qwen3.5-27B").stdout
     assert "gated delta net" in shown
+    assert "vision encoder: 27 layers, hidden size 1,152" in " ".join(shown.split())
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("parameters: 1T\ntop_k: 2\n")
     assert "mine.yaml:2: top_k" in refused(BAD_INPUT, "models", recipe)
