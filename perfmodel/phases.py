@@ -225,8 +225,11 @@ def continuous(
         context_s = (step.time(layouts, longer).pace_s * pp)[:, back] - pure_s
         at_slo = _iteration_at(percentile / 100.0, stalled, pure_s, mixed_s, context_s) / gain
     slots = batch * ranks
-    # Beside the decodes, the prompts whose chunks an iteration carries hold their caches.
-    held = (batch + np.ceil(chunk / traffic.new_tokens.max())) * pp
+    # Beside the decodes, the prompts whose chunks an iteration carries hold their caches: of
+    # the prompt alone, as they have no output yet.
+    running, entering = batch * pp, np.ceil(chunk / traffic.new_tokens.max()) * pp
+    held = running + entering
+    tokens = running * traffic.peak_tokens(running) + entering * traffic.inputs.maximum
     chunks = np.ceil(traffic.new_tokens / chunk[:, None])
     return ContinuousEstimate(
         mixed_s=mixed_s,
@@ -240,7 +243,7 @@ def continuous(
         slots=slots,
         servers=np.broadcast_to(ranks, mixed_s.shape),
         qps=slots / (traffic.outputs.mean * ttit) * np.minimum(1.0 / needed, 1.0),
-        memory=_memory(step, layouts, mixed, held, traffic.peak_tokens(held)),
+        memory=_memory(step, layouts, mixed, held, tokens / held),
     )
 
 
