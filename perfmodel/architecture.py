@@ -6,6 +6,7 @@
 | `Recurrent` | what some layers have in place of attention |
 | `LayerGroup` | layers that share one shape, and how many |
 | `ModelArchitecture` | a whole model: groups, vocabulary, weight format, counts |
+| `VisionEncoder`, `ImageLoad` | what images go through first, and what one is to it |
 | `from_config` | reads a Hugging Face `config.json` |
 | `load_model` | finds a model by catalog name, alias or path |
 | `catalog`, `CatalogEntry` | the models shipped, with their published sizes |
@@ -19,6 +20,7 @@ from perfmodel.layer_shapes import Attention, FeedForward, LayerGroup
 from perfmodel.model_catalog import CatalogEntry, catalog, load_model
 from perfmodel.model_shapes import QUANTIZABLE, QUANTIZATION_GROUP, ModelArchitecture
 from perfmodel.recurrent_shapes import Recurrent
+from perfmodel.vision_shapes import ImageLoad, VisionEncoder
 
 __all__ = [
     "QUANTIZABLE",
@@ -26,9 +28,11 @@ __all__ = [
     "Attention",
     "CatalogEntry",
     "FeedForward",
+    "ImageLoad",
     "LayerGroup",
     "ModelArchitecture",
     "Recurrent",
+    "VisionEncoder",
     "catalog",
     "from_config",
     "load_model",

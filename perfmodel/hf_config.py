@@ -17,8 +17,11 @@ from perfmodel.config_fields import Fields, read_json
 from perfmodel.errors import ConfigError
 from perfmodel.hf_hybrid_layers import HYBRID_FAMILIES, KINDS, UNDERSTOOD
 from perfmodel.hf_layers import ATTENTION_KINDS, FAMILIES
+from perfmodel.hf_vision import read_vision
 from perfmodel.layer_shapes import LayerGroup
 from perfmodel.model_shapes import ModelArchitecture
+from perfmodel.units import format_parameters
+from perfmodel.vision_shapes import VisionEncoder
 
 # `transformers` gives these a vision tower even where the file describes none.
 _ALWAYS_MULTIMODAL = {"llama4"}
@@ -58,7 +61,8 @@ def from_config(
         quantization_file: ModelOpt's `hf_quant_config.json`, if the checkpoint has one.
 
     Returns:
-        The language model alone: `notes` names a vision tower or speculative layers left out.
+        The language model, with its vision encoder apart; `notes` names other towers and
+        speculative layers left out.
 
     Raises:
         ConfigError: the file can't be read, lacks a field or has a wrong one, or describes
@@ -89,6 +93,7 @@ def _build(outer: Fields, name: str, producer: Fields | None) -> ModelArchitectu
     _refuse_unsupported(outer, text)
     layers = _FAMILIES[_model_type(outer, text)](text)
     format_ = read_checkpoint_format(outer, text, producer, layers, text.count("hidden_size"))
+    vision = read_vision(outer, text.count("hidden_size"))
     counts = Counter(layers)
     position = {shape: index for index, shape in enumerate(counts)}
     groups = tuple(
@@ -105,18 +110,24 @@ def _build(outer: Fields, name: str, producer: Fields | None) -> ModelArchitectu
         quantization=format_.name,
         quantized_modules=format_.modules,
         kv_quantization=format_.kv,
-        notes=(*_left_out(outer, text), *format_.notes),
+        notes=(*_left_out(outer, text, vision), *format_.notes),
         draft_modules=_draft_modules(text),
         layer_pattern=tuple(position[layer] for layer in layers),
+        vision=vision,
     )
 
 
-def _left_out(outer: Fields, text: Fields) -> tuple[str, ...]:
+def _left_out(outer: Fields, text: Fields, vision: VisionEncoder | None) -> tuple[str, ...]:
     notes = [
         f"The checkpoint's {tower} encoder is not counted."
         for tower in ("vision", "audio")
-        if outer.has(f"{tower}_config")
+        if outer.has(f"{tower}_config") and not (vision and tower == "vision")
     ]
+    if vision is not None:
+        notes.append(
+            f"The vision encoder's {format_parameters(vision.parameters())} weights are apart "
+            "from the counts: loaded and run where the workload has images."
+        )
     if not notes and outer.string("model_type") in _ALWAYS_MULTIMODAL:
         notes.append("The checkpoint's vision encoder is not counted.")
     if drafts := _draft_modules(text):

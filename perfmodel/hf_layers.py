@@ -299,6 +299,8 @@ FAMILIES: dict[str, Callable[[Fields], list[Layer]]] = {
     "mistral": _llama,
     "mixtral": _mixtral,
     "qwen2": _qwen2,
+    "qwen2_5_vl": _qwen2,
+    "qwen2_5_vl_text": _qwen2,
     "qwen3": _qwen3,
     "qwen3_moe": _qwen3_moe,
     "qwen3_vl_moe_text": _qwen3_moe,

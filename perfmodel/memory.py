@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import Attention, ModelArchitecture, Recurrent
+from perfmodel.architecture import Attention, FeedForward, ModelArchitecture, Recurrent
 from perfmodel.engine import EngineProfile
+from perfmodel.expert_load import ExpertLoad, busiest_device
 from perfmodel.hardware import Device
 from perfmodel.layout import Layouts
 from perfmodel.precision import ACTIVATION_BYTES, Precision
@@ -145,17 +146,20 @@ def replica_memory(
     work: StepWork,
     peak_sequences: FloatArray,
     peak_tokens: FloatArray,
+    load: ExpertLoad | None = None,
     resident_tokens: float = 0.0,
 ) -> MemoryTerms:
     """Memory of the fullest device of each layout (L) under each column of work (C).
 
     Where work drafts tokens, the last stage also holds the module or the model that does, and
-    its cache.
+    its cache; where it has images, the first stage holds the vision encoder, in bf16.
 
     Args:
         peak_sequences: (L, C) or broadcastable: sequences whose cache one attention
             data-parallel rank holds at once, all pipeline micro-batches counted.
         peak_tokens: (C,) or broadcastable: the length at which each is counted.
+        load: of the experts, if one is stated: its redundant experts, and the tokens of the
+            busiest device.
         resident_tokens: prefix-cache tokens that each rank keeps besides.
     """
     hidden = model.hidden
@@ -174,7 +178,10 @@ def replica_memory(
         layer_weights.append(
             attention_weight_bytes(group.attention, hidden, tp, precision)
             + dense * precision.bytes("ffn")
-            + ffn.routed_parameters(hidden) / (tp_f * ep_f) * precision.bytes("experts")
+            + experts_on_device(ffn, ep_f, load)
+            * ffn.expert_parameters(hidden)
+            / tp_f
+            * precision.bytes("experts")
             + (ffn.router_parameters(hidden) + norms) * ACTIVATION_BYTES
         )
         layer_kv.append(kv_bytes_per_sequence(group.attention, peak_tokens, tp, cp, precision))
@@ -190,10 +197,13 @@ def replica_memory(
     draft = model.draft_group
     draft_weights = layer_weights[draft] + model.draft_projection_parameters * ACTIVATION_BYTES
 
+    encoding, encoder = work.vision_sequences > 0, _encoder_bytes(model, tp)
+
     kv_per_sequence = [np.broadcast_to(kv, (len(layouts), kv.shape[1])) for kv in layer_kv]
     shape = np.broadcast_shapes((len(layouts), 1), kv_per_sequence[0].shape, peak_sequences.shape)
-    if drafting.any():
-        shape = np.broadcast_shapes(shape, drafting.shape)
+    for some in (drafting, encoding):
+        if some.any():
+            shape = np.broadcast_shapes(shape, some.shape)
     sequences = np.broadcast_to(peak_sequences, shape)
     beside = None
     if drafter is not None and drafting.any():
@@ -209,6 +219,8 @@ def replica_memory(
             # Embedding on the first stage, LM head on the last; one table where they are tied.
             shared = tied and stage.first and stage.last
             held: FloatArray = (stage.first - shared) * table[rows] + stage.last * head[rows]
+            if stage.first and encoding.any():
+                held = held + encoding * encoder[rows]
             cached, kept = np.zeros((len(rows), 1)), np.zeros((len(rows), 1))
             layers = zip(stage.counts, layer_weights, kv_per_sequence, layer_resident, strict=True)
             for count, w, kv, prefix in layers:
@@ -232,11 +244,33 @@ def replica_memory(
     return MemoryTerms(
         weights=weights,
         kv_cache=kv_cache,
-        activations=_activation_bytes(model, layouts, work),
+        activations=_activation_bytes(model, layouts, work, load),
         buffers=np.where(alone, 0.0, engine.group_buffer_bytes),
         reserve=np.full((1, 1), engine.reserve_bytes),
         fragmentation=np.full((1, 1), engine.fragmentation * device.memory_bytes),
     )
+
+
+def encoder_memory_bytes(
+    model: ModelArchitecture, device: Device, engine: EngineProfile, layout: Layouts, work: StepWork
+) -> float:
+    """A device that only encodes images: weights, activations, reserve and fragmentation.
+
+    Args:
+        layout: a single one.
+    """
+    weights = float(_encoder_bytes(model, _column(layout.tp_a))[0, 0])
+    live = float(_encoder_width(model, layout, work)[0, 0]) * ACTIVATION_BYTES
+    return weights + live + engine.reserve_bytes + engine.fragmentation * device.memory_bytes
+
+
+def _encoder_bytes(model: ModelArchitecture, tp: FloatArray) -> FloatArray:
+    """The vision encoder's weights on one device of a tensor-parallel group of `tp`."""
+    vision = model.vision
+    if vision is None:
+        return np.zeros_like(tp)
+    split = vision.layers * vision.layer_parameters / vision.shards(tp)
+    return (split + vision.unsplit_parameters) * ACTIVATION_BYTES
 
 
 def dense_shards(model: ModelArchitecture, layouts: Layouts) -> FloatArray:
@@ -244,13 +278,22 @@ def dense_shards(model: ModelArchitecture, layouts: Layouts) -> FloatArray:
     return _column(layouts.dense_tp if model.is_moe else layouts.tp_f)
 
 
-def _activation_bytes(model: ModelArchitecture, layouts: Layouts, work: StepWork) -> FloatArray:
+def experts_on_device(ffn: FeedForward, ep: FloatArray, load: ExpertLoad | None) -> FloatArray:
+    """Routed experts that one of `ep` devices holds, copies included: whole ones if there are."""
+    copies = load.redundant_experts if load and ffn.is_moe else 0
+    held = (ffn.experts + copies) / ep
+    return np.asarray(np.ceil(held) if copies else held)
+
+
+def _activation_bytes(
+    model: ModelArchitecture, layouts: Layouts, work: StepWork, load: ExpertLoad | None
+) -> FloatArray:
     """Live activations of one layer at its widest point, plus fp32 logits of sampled tokens.
 
     They are those of a pipeline stage, whatever the number of stages: evaluated once for all.
     """
     stage, index = _distinct_stages(layouts)
-    return np.asarray(_stage_activation_bytes(model, layouts[stage], work)[index])
+    return np.asarray(_stage_activation_bytes(model, layouts[stage], work, load)[index])
 
 
 def _distinct_stages(layouts: Layouts) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -264,7 +307,7 @@ def _distinct_stages(layouts: Layouts) -> tuple[NDArray[np.intp], NDArray[np.int
 
 
 def _stage_activation_bytes(
-    model: ModelArchitecture, layouts: Layouts, work: StepWork
+    model: ModelArchitecture, layouts: Layouts, work: StepWork, load: ExpertLoad | None
 ) -> FloatArray:
     prompt = work.prefill_sequences * work.prefill_tokens
     tokens = work.decoded + prompt / _column(layouts.cp_a)
@@ -279,13 +322,37 @@ def _stage_activation_bytes(
         middle = own * 2.0 * dense_width / dense_shards(model, layouts)
         if ffn.is_moe:
             pairs = pooled * ffn.top_k / _column(layouts.ep_f)
+            if load is not None:
+                busiest, _ = busiest_device(
+                    load, ffn.experts, ffn.top_k, _column(layouts.ep_f), pooled
+                )
+                pairs = pairs * busiest
             middle = middle + pairs * (
                 2.0 * ffn.intermediate / _column(layouts.tp_f) + (ffn.latent or model.hidden)
             )
         widest = np.maximum(widest, np.maximum(wide, middle))
+    widest = np.maximum(widest, _encoder_width(model, layouts, work))
     logits = work.sampled * model.vocab / _column(layouts.tp_a) * 4.0
     residual = 3.0 * np.maximum(tokens, pooled) * model.hidden
     result: FloatArray = (widest + residual) * ACTIVATION_BYTES + logits
+    return result
+
+
+def _encoder_width(model: ModelArchitecture, layouts: Layouts, work: StepWork) -> FloatArray:
+    """Live elements of the vision encoder at its widest point; it runs before the layers do."""
+    vision = model.vision
+    if vision is None:
+        return np.zeros((1, 1))
+    whole_images = np.where(
+        work.vision_sequences > 0,
+        np.maximum(work.vision_sequences / _column(layouts.cp_a), 1.0),
+        0.0,
+    )
+    shards = vision.shards(_column(layouts.tp_a))
+    network = (1 + vision.up_projections) * vision.intermediate
+    inside = np.maximum(network, 4.0 * vision.hidden) / shards + 3.0 * vision.hidden
+    embedding = vision.output_width / vision.patches_per_token
+    result: FloatArray = whole_images * work.vision_patches * (inside + embedding)
     return result
 
 

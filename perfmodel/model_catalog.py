@@ -1,9 +1,9 @@
 """The models shipped with the project, and finding a model by name or path.
 
-`data/models/` holds one Hugging Face configuration per model and `catalog.json`, which
-gives each its names and its published size with the source of that figure. To add a model
-without touching the package, give the path of its configuration, or put it in a folder on
-the search path.
+`data/models/` holds one Hugging Face configuration per model (of a synthetic one, its recipe)
+and `catalog.json`, which gives each its names and its size with the source of that figure. To
+add a model without touching the package, give the path of its configuration, or put it in a
+folder on the search path.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from perfmodel.config_fields import Fields, read_json
+from perfmodel.documents import read_yaml
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.hf_config import from_config
 from perfmodel.model_shapes import ModelArchitecture
@@ -31,9 +32,10 @@ class CatalogEntry:
         name: Hugging Face id.
         aliases: other names it is found under, lower case.
         path: its configuration file.
-        published_parameters: its size as published, in weights.
+        published_parameters: its size as published (synthetic: as its recipe states), in weights.
         published_active_parameters: weights active per token as published; 0 if not.
         active_with_embedding: that figure counts the input embedding.
+        with_vision: the published size counts the vision encoder.
         source: where the published figures stand.
     """
 
@@ -43,6 +45,7 @@ class CatalogEntry:
     published_parameters: int
     published_active_parameters: int
     active_with_embedding: bool
+    with_vision: bool
     source: str
 
 
@@ -69,6 +72,7 @@ def _entry(index: Fields, name: str) -> CatalogEntry:
         published_parameters=fields.count("published_parameters", **weights),
         published_active_parameters=fields.count("published_active_parameters", 0, **weights),
         active_with_embedding=fields.flag("active_with_embedding"),
+        with_vision=fields.flag("with_vision"),
         source=fields.string("source"),
     )
 
@@ -78,10 +82,11 @@ def load_model(
 ) -> ModelArchitecture:
     """Find a model and read it.
 
-    A path (something that ends in `.json`, or begins with `/`, `~` or `.`) is read as it is:
-    a configuration or a folder with a `config.json`. A name is looked for in each folder of
-    the search path (`NAME.json`, or `NAME/config.json`, with `/` in an id written as it is or
-    as `--`), then in the catalog by id or alias in any case, and last as a relative folder.
+    A path (something that ends in `.json` or `.yaml`, or begins with `/`, `~` or `.`) is read
+    as it is: a configuration, a recipe (YAML, see `perfmodel.recipe`) or a folder with a
+    `config.json`. A name is looked for in each folder of the search path (`NAME.json`,
+    `NAME.yaml` or `NAME/config.json`, with `/` in an id written as it is or as `--`), then
+    in the catalog by id or alias in any case, and last as a relative folder.
     A `hf_quant_config.json` beside a `config.json` is honoured (for another `X.json`, a
     `X.hf_quant_config.json`).
 
@@ -108,8 +113,16 @@ def load_model(
     raise InputError(_unknown(given))
 
 
+RECIPES = (".yaml", ".yml")
+"""How the name of a recipe's file ends."""
+
+
 def _looks_like_path(text: str) -> bool:
-    return text.endswith(".json") or text.startswith(("/", "~", ".")) or Path(text).is_absolute()
+    return (
+        text.endswith((".json", *RECIPES))
+        or text.startswith(("/", "~", "."))
+        or Path(text).is_absolute()
+    )
 
 
 def _exists(path: Path) -> bool:
@@ -131,7 +144,8 @@ def _in_folder(folder: Path, name: str) -> Path | None:
     if not folder.is_dir():
         raise InputError(f"{folder}: this folder of the model search path does not exist")
     for spelling in (name, name.replace("/", "--")):
-        for candidate in (folder / f"{spelling}.json", folder / spelling / "config.json"):
+        files = (f"{spelling}.json", f"{spelling}.yaml", f"{spelling}/config.json")
+        for candidate in (folder / file for file in files):
             if spelling and _exists(candidate):
                 return candidate
     return None
@@ -146,6 +160,17 @@ def _in_catalog(name: str) -> CatalogEntry | None:
 
 
 def _read(path: Path, name: str | None = None) -> ModelArchitecture:
+    if path.suffix in RECIPES:
+        # pydantic takes its time to load, and most models need none of it.
+        from perfmodel.recipe import read_recipe
+        from perfmodel.recipe_solver import from_recipe
+
+        recipe = read_recipe(path)
+        try:
+            return from_recipe(recipe)
+        except ConfigError as error:
+            where = read_yaml(path).where(error.field.split("."))
+            raise ConfigError(f"{where}: {error.problem}") from None
     stem = "" if path.name == "config.json" else f"{path.stem}."
     beside = path.with_name(f"{stem}hf_quant_config.json")
     return from_config(path, name, beside if beside.is_file() else None)
@@ -157,8 +182,8 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name.casefold(), spellings, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(spellings[key] for key in near)}?" if near else ""
     return (
-        f"unknown model {name[:80]!r}.{hint} Give a path to a config.json, or one of the catalog: "
-        + ", ".join(catalog())
+        f"unknown model {name[:80]!r}.{hint} Give a path to a config.json or to a "
+        "recipe, or one of the catalog: " + ", ".join(catalog())
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from perfmodel.checks import require, require_counts
 from perfmodel.layer_shapes import Attention, LayerGroup
 from perfmodel.recurrent_shapes import Recurrent
+from perfmodel.vision_shapes import VisionEncoder
 
 if TYPE_CHECKING:
     from perfmodel.drafter import Drafter
@@ -59,6 +60,8 @@ class ModelArchitecture:
         drafter: a model of its own that drafts tokens for this one, if any, likewise.
         layer_pattern: for each layer in order, the position of its group in `groups` (a
             pipeline stage holds consecutive layers); by default one group after the other.
+        vision: its vision encoder, whose weights are not counted among `parameters`; None
+            without one.
 
     Raises:
         ConfigError: a count is not a positive integer, two groups have one shape, or the
@@ -78,6 +81,7 @@ class ModelArchitecture:
     layer_pattern: tuple[int, ...] = ()
     draft_modules: int = 0
     drafter: Drafter | None = None
+    vision: VisionEncoder | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no model can have."""

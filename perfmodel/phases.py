@@ -107,6 +107,7 @@ def prefill(
         prefill_sequences=np.repeat(batch, nodes),
         prefill_tokens=np.tile(traffic.new_tokens, len(batch)),
         prefix_tokens=np.tile(traffic.cached_tokens, len(batch)),
+        **traffic.images_of(np.repeat(batch, nodes)),
     )
     time = step.time(layouts, work)
     shape = (len(layouts), len(batch), nodes)
@@ -124,6 +125,7 @@ def prefill(
         prefill_sequences=batch,
         prefill_tokens=traffic.new_tokens[-1],
         prefix_tokens=traffic.cached_tokens[-1],
+        **traffic.images_of(batch),
     )
     # Every stage holds a batch, and one more waits for its cache to be taken away.
     held = batch * (layouts.pp.astype(float)[:, None] + 1.0)
@@ -243,8 +245,11 @@ def continuous(
         at_slo = _iteration_at(percentile / 100.0, stalled, pure_s, mixed_s, context_s)
         at_slo = at_slo * stretch / gain
     slots = batch * ranks
-    # Beside the decodes, the prompts whose chunks an iteration carries hold their caches.
-    held = (batch + np.ceil(chunk / traffic.new_tokens.max())) * pp
+    # Beside the decodes, the prompts whose chunks an iteration carries hold their caches: of
+    # the prompt alone, as they have no output yet.
+    running, entering = batch * pp, np.ceil(chunk / traffic.new_tokens.max()) * pp
+    held = running + entering
+    tokens = running * traffic.peak_tokens(running) + entering * traffic.inputs.maximum
     chunks = np.ceil(traffic.new_tokens / chunk[:, None])
     return ContinuousEstimate(
         mixed_s=mixed_s,
@@ -259,7 +264,9 @@ def continuous(
         slots=slots,
         servers=np.broadcast_to(ranks, mixed_s.shape),
         qps=slots / (traffic.outputs.mean * ttit) * np.minimum(1.0 / needed, 1.0),
-        memory=_memory(step, layouts, traffic, mixed, held, traffic.own_peak_tokens(held)),
+        memory=_memory(
+            step, layouts, traffic, mixed, held, tokens / held - traffic.mean_shared_tokens
+        ),
     )
 
 
@@ -295,7 +302,8 @@ def mixed_work(
 
     A chunk sees the cached prefix and, on average, half of the prompt's other chunks; a
     chunk longer than a prompt holds several. The prompt is that of a mean token, not of a
-    mean request: long prompts have more tokens, each with more before it.
+    mean request: long prompts have more tokens, each with more before it. Images are spread
+    evenly over the prompts' chunks.
     """
     prompt = float(np.dot(traffic.new_tokens**2, traffic.inputs.weights)) / traffic.mean_new_tokens
     tokens = np.minimum(chunk, prompt)
@@ -307,6 +315,7 @@ def mixed_work(
         prefill_tokens=tokens,
         prefix_tokens=cached + (prompt - tokens) / 2.0,
         decode_tokens=np.asarray(drafts) + 1.0,
+        **traffic.images_of(np.asarray(chunk) / traffic.mean_new_tokens),
     )
 
 
@@ -327,7 +336,8 @@ def _memory(
         work,
         sequences,
         tokens,
-        traffic.resident_tokens,
+        load=step.load,
+        resident_tokens=traffic.resident_tokens,
     )
 
 

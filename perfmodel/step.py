@@ -15,9 +15,19 @@ from numpy.typing import NDArray
 
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.engine import EngineProfile
+from perfmodel.expert_load import ExpertLoad
 from perfmodel.hardware import Device
 from perfmodel.layout import Layouts
-from perfmodel.modules import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, ModuleKit, step_calls
+from perfmodel.modules import (
+    BOUNDARY,
+    EMBEDDING,
+    HEAD,
+    LAYER,
+    Call,
+    ModuleKit,
+    encode,
+    step_calls,
+)
 from perfmodel.operators import Operators
 from perfmodel.overlap import HalfBatches, halved
 from perfmodel.precision import Precision
@@ -49,7 +59,7 @@ class StepModel:
 
     Args:
         operators: the device's operator models, shared between precisions.
-        routing: the measured distribution of tokens over experts.
+        routing: the distribution of tokens over experts: a measured one's name, or a stated one.
     """
 
     def __init__(
@@ -59,12 +69,13 @@ class StepModel:
         engine: EngineProfile,
         precision: Precision,
         operators: Operators,
-        routing: str = "power_law_1.01",
+        routing: str | ExpertLoad = "power_law_1.01",
     ) -> None:
         self.model = model
         self.device = device
         self.engine = engine
         self.precision = precision
+        self.load = routing if isinstance(routing, ExpertLoad) else None
         self._kit = ModuleKit(model, precision, operators, routing)
 
     def measured_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
@@ -75,6 +86,11 @@ class StepModel:
         """Every operator call of the step, at its time in service."""
         correction = self.engine.correction
         return (correction.apply(call, work) for call in self.measured_calls(layouts, work))
+
+    def encoder_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
+        """Of these, those of the vision encoder alone; none without images."""
+        calls = encode(self._kit, layouts, work) if work.vision_sequences.any() else iter(())
+        return (self.engine.correction.apply(call, work) for call in calls)
 
     def overhead_s(self, layers: int, work: StepWork) -> FloatArray:
         """What no operator accounts for in a pipeline stage of so many layers, (C,)."""

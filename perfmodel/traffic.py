@@ -95,6 +95,10 @@ class Lengths:
         """Mean of the squared tokens."""
         return float(np.dot(np.square(self.tokens), self.weights))
 
+    def longer_by(self, tokens: float) -> Lengths:
+        """The distribution with so many tokens added to every length."""
+        return Lengths(tuple(t + tokens for t in self.tokens), self.weights)
+
     @property
     def maximum(self) -> float:
         """The longest representative."""
@@ -102,14 +106,30 @@ class Lengths:
 
 
 @dataclass(frozen=True)
+class VisionLoad:
+    """What the images of one request are to the vision encoder.
+
+    Attributes:
+        sequences: of patches, of all images together.
+        patches: of one sequence.
+    """
+
+    sequences: float
+    patches: float
+
+
+@dataclass(frozen=True)
 class Traffic:
     """The requests of one service; input and output lengths are taken as independent.
 
     Attributes:
+        inputs: prompt lengths, the tokens of images included.
         prefix_hit: share of each prompt's tokens found in the prefix cache.
         prefix_tier: where they lie, of `TIERS`.
         prefix_tokens: tokens that each attention rank keeps to find as many; 0: not said, and
             not counted.
+        vision: its images, where the devices that take the prompt encode them; every image is
+            encoded, whatever of the prompt is cached.
     """
 
     inputs: Lengths
@@ -117,6 +137,7 @@ class Traffic:
     prefix_hit: float = 0.0
     prefix_tier: str = "device"
     prefix_tokens: float = 0.0
+    vision: VisionLoad | None = None
 
     @property
     def loads_prefix(self) -> bool:
@@ -137,6 +158,13 @@ class Traffic:
     def mean_shared_tokens(self) -> float:
         """The same on average."""
         return float(self.shared_tokens @ np.array(self.inputs.weights))
+
+    def images_of(self, prompts: object) -> dict[str, object]:
+        """The images of so many prompts, as `StepWork.of` takes them."""
+        if self.vision is None:
+            return {}
+        count = np.asarray(prompts, dtype=float) * self.vision.sequences
+        return {"vision_sequences": count, "vision_patches": self.vision.patches}
 
     @cached_property
     def new_tokens(self) -> FloatArray:

@@ -23,6 +23,7 @@ _SCALES: dict[str, dict[str, float]] = {
     },
     "power": {"W": 1.0, "kW": 1e3},
     "tokens": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6},
+    "parameters": {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12},
 }
 
 _EXAMPLES = {
@@ -32,6 +33,7 @@ _EXAMPLES = {
     "flops_per_s": "989TFLOP/s",
     "power": "700W",
     "tokens": "4000 or 32k",
+    "parameters": "70B or 1.8T",
 }
 
 _QUANTITY = re.compile(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ/]*)\s*")
@@ -44,7 +46,8 @@ def parse_quantity(text: str | float | int, kind: str) -> float:
         text: a spelling such as `"200ms"`; a plain number is taken as already SI,
             except for `"time"`, where a number without a unit is refused because
             milliseconds and seconds are too easily confused.
-        kind: one of `time` (s), `bytes`, `bytes_per_s`, `flops_per_s`, `power` (W), `tokens`.
+        kind: one of `time` (s), `bytes`, `bytes_per_s`, `flops_per_s`, `power` (W), `tokens`,
+            `parameters`.
 
     Raises:
         ValueError: the text is no number, or its unit is not one of that kind.
@@ -85,6 +88,15 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def format_count(number: int, noun: str) -> str:
-    """A number of things, such as `1 host` or `1,200 hosts`."""
+def format_parameters(count: float) -> str:
+    """A number of weights for people, in four digits: `405 B`, `1.802 T`."""
+    for unit, scale in (("T", 1e12), ("B", 1e9)):
+        if count >= 0.9995 * scale:
+            return f"{count / scale:.4g} {unit}"
+    return f"{count / 1e6:.4g} M"
+
+
+def format_count(number: float, noun: str) -> str:
+    """A number of things, such as `1 host`, `1.5 hosts` or `1,200 hosts`."""
+    number = int(number) if number == int(number) else number
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -27,6 +27,9 @@ class StepWork:
         prefix_tokens: tokens of each that are already cached.
         decode_tokens: tokens computed of each decoded sequence: one, or under speculative
             decoding one more than were drafted, all verified at once.
+        vision_sequences: sequences of patches that the vision encoder takes; below one where
+            the step holds a part of a prompt with images.
+        vision_patches: patches of each.
     """
 
     decode_sequences: FloatArray
@@ -35,6 +38,8 @@ class StepWork:
     prefill_tokens: FloatArray
     prefix_tokens: FloatArray
     decode_tokens: FloatArray
+    vision_sequences: FloatArray
+    vision_patches: FloatArray
 
     @classmethod
     def of(
@@ -46,6 +51,8 @@ class StepWork:
         prefill_tokens: object = 0.0,
         prefix_tokens: object = 0.0,
         decode_tokens: object = 1.0,
+        vision_sequences: object = 0.0,
+        vision_patches: object = 0.0,
     ) -> StepWork:
         """From scalars or (C,) arrays, broadcast against each other."""
         parts = np.broadcast_arrays(
@@ -58,6 +65,8 @@ class StepWork:
                     prefill_tokens,
                     prefix_tokens,
                     decode_tokens,
+                    vision_sequences,
+                    vision_patches,
                 )
             )
         )

@@ -11,10 +11,11 @@ from perfmodel.memory import TERMS, MemoryTerms
 from perfmodel.work import StepWork
 from planner import sizing
 from planner.candidates import Candidates, Role
+from planner.encoder import EncoderPool
 from planner.pairing import Choice, Pool
-from planner.plan import FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan
+from planner.plan import EncoderPlan, FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan
 from planner.prefix import prefix_plan
-from planner.problem import Problem
+from planner.problem import Offer, Problem
 from planner.rates import usd_per_hour_per_qps
 from planner.sweep import Space
 from planner.transfer import link_utilization, moved
@@ -25,12 +26,13 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
     problem = space.problem
     pools = tuple(_pool_plan(space, pool) for pool in choice.pools)
     outputs = problem.traffic.outputs
-    ttft = _ttft(problem, choice, qps)
+    ttft = _ttft(space, choice, qps)
     last = choice.pools[-1]
     ttit = float(last.candidates.ttit_s[last.index])
     ttit_at = pools[-1].ttit_slo_s
     price = choice.usd_per_hour
-    capacity = min(pool.qps for pool in choice.pools)
+    encoder = choice.encoder
+    capacity = min(pool.qps for pool in (*choice.pools, *([encoder] if encoder else ())))
     requests_per_hour = qps * 3600.0
     input_usd, output_usd = _split(choice, pools, price)
     tokens_in, tokens_out = problem.traffic.inputs.mean, outputs.mean
@@ -44,11 +46,7 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
                 devices_per_host=offer.host_devices,
                 usd_per_device_hour=offer.usd_per_device_hour,
                 price_source=offer.price_source,
-                used_devices=sum(
-                    p.world * p.replicas
-                    for p in choice.pools
-                    if p.offer.device.name == offer.device.name
-                ),
+                used_devices=_used(choice, offer),
             )
             for offer, count in choice.hosts
         ),
@@ -68,6 +66,34 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         usd_per_million_output_tokens=output_usd / (requests_per_hour * tokens_out) * 1e6,
         usd_per_thousand_requests=price / requests_per_hour * 1e3,
         usd_per_hour_per_qps_at_scale=_at_scale(choice),
+        encoder=_encoder_plan(encoder, qps) if encoder else None,
+    )
+
+
+def _used(choice: Choice, offer: Offer) -> int:
+    """Devices of one type in use."""
+    name = offer.device.name
+    used = sum(p.world * p.replicas for p in choice.pools if p.offer.device.name == name)
+    if choice.encoder and choice.encoder.offer.device.name == name:
+        used += choice.encoder.replicas
+    return used
+
+
+def _encoder_plan(pool: EncoderPool, qps: float) -> EncoderPlan:
+    return EncoderPlan(
+        device=pool.offer.device.name,
+        replicas=pool.replicas,
+        qps_per_replica=pool.qps_each,
+        utilization=qps / pool.qps,
+        service_s=pool.service_s,
+        waiting_s=pool.waiting_s,
+        transfer_s=pool.transfer_s,
+        memory_bytes=pool.memory_bytes,
+        memory_capacity_bytes=pool.offer.device.memory_bytes,
+        time_by_kind={
+            kind: seconds / pool.service_s
+            for kind, seconds in sorted(pool.kinds.items(), key=lambda item: -item[1])
+        },
     )
 
 
@@ -102,20 +128,25 @@ def _at_scale(choice: Choice) -> float:
         (pool.world * pool.offer.usd_per_device_hour, pool.qps / pool.replicas)
         for pool in choice.pools
     ]
+    encoder = choice.encoder
+    beside = encoder.offer.usd_per_device_hour / encoder.qps_each if encoder else 0.0
     if len(rates) == 1:
-        return rates[0][0] / rates[0][1]
-    return float(usd_per_hour_per_qps(*rates[0], *rates[1]))
+        return rates[0][0] / rates[0][1] + beside
+    return float(usd_per_hour_per_qps(*rates[0], *rates[1])) + beside
 
 
 def _split(choice: Choice, pools: tuple[PoolPlan, ...], price: float) -> tuple[float, float]:
     """USD per hour spent on prompts and on outputs, by the devices' time in each phase."""
     weight = [pool.world * pool.replicas * pool.offer.usd_per_device_hour for pool in choice.pools]
     prompts = sum(w * plan.prefill_time_share for w, plan in zip(weight, pools, strict=True))
-    share = prompts / sum(weight)
+    encoder = choice.encoder
+    images = encoder.replicas * encoder.offer.usd_per_device_hour if encoder else 0.0
+    share = (prompts + images) / (sum(weight) + images)
     return price * share, price * (1.0 - share)
 
 
-def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
+def _ttft(space: Space, choice: Choice, qps: float) -> TtftPlan:
+    problem = space.problem
     first, last = choice.pools[0], choice.pools[-1]
     pool = first.one
     waiting = sizing.first_token_waiting(problem, pool, np.array([float(first.replicas)]), qps)
@@ -124,8 +155,10 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
         slots = sizing.slot_waiting(problem, last.one, np.array([float(last.replicas)]), qps)
         admission = float(slots.mean_s[0])
     handling = problem.handling_s(last.one.iteration_s, disaggregated=first is not last)
+    # What the encoder pool adds is handled like the rest, and reported apart.
     handling_s = float(handling[0])
     extra = choice.transfer_s + admission + handling_s
+    images_s = choice.encoder.delay_s if choice.encoder else 0.0
     target = problem.slo.ttft
     at_slo = None
     if target is not None and target.percentile is not None:
@@ -139,9 +172,11 @@ def _ttft(problem: Problem, choice: Choice, qps: float) -> TtftPlan:
         service_s=service,
         waiting_s=wait,
         admission_s=admission,
-        handling_s=handling_s,
+        handling_s=handling_s - images_s,
         transfer_s=choice.transfer_s,
         slo_s=at_slo,
+        encoder_s=encoder_s(space, pool),
+        encoder_pool_s=images_s,
     )
 
 
@@ -173,7 +208,12 @@ def steps(space: Space, pool: Candidates) -> list[tuple[str, float, StepWork]]:
             (
                 f"prefill of {tokens + cached:,.0f} tokens",
                 weight,
-                StepWork.of(prefill_sequences=batch, prefill_tokens=tokens, prefix_tokens=cached),
+                StepWork.of(
+                    prefill_sequences=batch,
+                    prefill_tokens=tokens,
+                    prefix_tokens=cached,
+                    **traffic.images_of(batch),
+                ),
             )
             for tokens, cached, weight in zip(
                 traffic.new_tokens, traffic.cached_tokens, traffic.inputs.weights, strict=True
@@ -190,6 +230,21 @@ def steps(space: Space, pool: Candidates) -> list[tuple[str, float, StepWork]]:
         ("decode with a prefill chunk", share, phases.mixed_work(traffic, batch, chunk, drafts)),
         ("decode alone", 1.0 - share, alone),
     ]
+
+
+def encoder_s(space: Space, pool: Candidates) -> float:
+    """Mean time of the vision encoder in the steps that compute one prompt, seconds."""
+    if space.problem.traffic.vision is None or pool.role == "decode":
+        return 0.0
+    step, layout = space.step_model(pool.offer, pool.precision), pool.layouts[pool.layout]
+    # Each step of a prefill pool encodes its whole prompts' images; one with a chunk, a part.
+    _, _, work = steps(space, pool)[0]
+    calls = step.encoder_calls(layout, work)
+    seconds = sum(float(call.time.seconds[call.index[0], 0]) for call in calls)
+    if pool.role == "prefill":
+        return seconds
+    chunks = pool.axes.chunks[pool.column] @ np.array(space.problem.traffic.inputs.weights)
+    return seconds * float(chunks[0])
 
 
 def breakdowns(space: Space, pool: Candidates) -> list[tuple[str, float, Breakdown]]:

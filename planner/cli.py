@@ -167,20 +167,38 @@ def schema(
 
 
 @app.command()
-def models() -> None:
-    """List the shipped models."""
+def models(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="One model, or path to a config.json or recipe (.yaml), in detail."),
+    ] = None,
+    search_path: SearchPath = None,
+) -> None:
+    """List the shipped models, or show what one is made of.
+
+    Example: planner models synthetic/moe-1.8t
+    """
     from rich.table import Table
 
     from perfmodel.architecture import catalog, load_model
+    from perfmodel.errors import InputError
 
+    if model is not None:
+        from planner.model_report import print_model
+
+        try:
+            print_model(load_model(model, search_path or []), _console())
+        except InputError as error:
+            _fail(str(error), BAD_INPUT)
+        return
     table = Table("model", "parameters", "active", "weights", "also called", box=None)
     for name, entry in catalog().items():
-        model = load_model(name)
+        shipped = load_model(name)
         table.add_row(
             name,
-            f"{model.parameters() / 1e9:.1f} B",
-            f"{model.active_parameters() / 1e9:.1f} B",
-            model.quantization,
+            f"{shipped.parameters() / 1e9:.1f} B",
+            f"{shipped.active_parameters() / 1e9:.1f} B",
+            shipped.quantization,
             ", ".join(entry.aliases),
         )
     _console().print(table)

@@ -19,6 +19,7 @@ from rich.text import Text
 from perfmodel.breakdown import Breakdown
 from perfmodel.database import PerfStore
 from perfmodel.errors import ConfigError, InputError
+from perfmodel.expert_load import MANY, nearest_table, rank_load
 from perfmodel.kv_transfer import link_rate
 from perfmodel.layout import parse_layout
 from perfmodel.memory import TERMS
@@ -26,11 +27,12 @@ from perfmodel.precision import Precision
 from perfmodel.prefix_cache import host_rate
 from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import assess, breakdowns, role_of
+from planner.encoder import apart, beside, encoder_pool
 from planner.pairing import Pool, make_choice
 from planner.plan import FleetPlan
-from planner.problem import alternatives, resolve
+from planner.problem import alternatives, image_load, resolve
 from planner.query import Query
-from planner.report import ttft_lines
+from planner.report import encoder_line, ttft_lines
 from planner.sweep import Space
 from planner.transfer import moved_tokens, transfer_s
 
@@ -60,8 +62,16 @@ def explain_plan(
         tier = (fleet.get("prefix") or {}).get("tier", "device")
         under = {p.traffic.prefix_tier: p for p in alternatives(problem)}
         space = Space(under[tier], store)
-        pools = [_pool(space, pool) for pool in fleet["pools"]]
         qps = float(fleet["qps"])
+        encoder = None
+        if images := fleet.get("encoder"):
+            receiver = fleet["pools"][0]["device"]
+            count = int(images["replicas"])
+            encoder = encoder_pool(space, images["device"], receiver, count, qps)
+            if encoder is None:
+                raise InputError(f"{source}: {images['device']} can't encode the query's images")
+            space = beside(apart(space), encoder)
+        pools = [_pool(space, pool) for pool in fleet["pools"]]
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -69,7 +79,7 @@ def explain_plan(
     moving = 0.0
     if len(pools) == 2:
         moving = float(transfer_s(space.problem, pools[0].one, pools[1].one)[0, 0])
-    choice = make_choice(pools, moving)
+    choice = make_choice(pools, moving, encoder)
     if choice is None:
         raise InputError(f"{source}: the fleet exceeds the query's inventory")
     again = assess(space, choice, qps)
@@ -180,6 +190,8 @@ def _arithmetic(space: Space, fleet: FleetPlan) -> list[str]:
             f"(utilization {fleet.qps / (pool.replicas * pool.qps_per_replica):.0%})"
         )
     lines += _prefix(space, fleet) + _transfer(space, fleet)
+    lines += _experts(space, fleet)
+    lines += _images(space, fleet)
     target = space.problem.slo.ttft
     lines += ttft_lines(fleet, target.statistic if target else "mean")
     for host in fleet.hosts:
@@ -255,6 +267,48 @@ def _transfer(space: Space, fleet: FleetPlan) -> list[str]:
         f"adds {format_time(moved.added_s)} to the first token"
     )
     return lines
+
+
+def _experts(space: Space, fleet: FleetPlan) -> list[str]:
+    """What a stated load of experts makes of the busiest device of each pool."""
+    load = space.problem.routing
+    if isinstance(load, str):
+        return []
+    lines = [f"experts under a stated load: {load}"]
+    networks = {g.feed_forward for g in space.problem.model.groups if g.feed_forward.is_moe}
+    for network in networks:
+        table = nearest_table(load, network.experts, network.top_k)
+        for pool in fleet.pools:
+            devices = int(parse_layout(pool.layout).ep_f[0])
+            own, measured = (
+                rank_load(which, network.experts, network.top_k, devices).pairs[MANY]
+                for which in (load, table)
+            )
+            lines.append(
+                f"{pool.role}: the busiest of {format_count(devices, 'device')} with experts has "
+                f"{own:.3g} times the mean's tokens; times are those of the table {table} (as far "
+                f"as measured), whose busiest has {measured:.3g}, scaled"
+            )
+    return lines
+
+
+def _images(space: Space, fleet: FleetPlan) -> list[str]:
+    """What the images of a request come to, and where their time goes."""
+    problem, images = space.problem, space.problem.query.workload.images
+    load = image_load(problem.query, problem.model)
+    if images is None or load is None:
+        return []
+    of_size = "" if images.width is None else f" of {images.width:,} x {images.height:,} pixels"
+    added = images.per_request * load.tokens
+    spent = fleet.ttft.encoder_s or (fleet.encoder.service_s if fleet.encoder else 0.0)
+    pool = [encoder_line(fleet.encoder)] if fleet.encoder else []
+    return [
+        f"{format_count(images.per_request, 'image')}{of_size} per request: each "
+        f"{format_count(load.sequences, 'sequence')} of {load.patches:,} patches, {load.tokens:,} "
+        f"tokens; prompts grow by {added:,.0f} tokens to {problem.traffic.inputs.mean:,.0f} "
+        f"(mean), and the vision encoder takes {format_time(spent)}",
+        *pool,
+    ]
 
 
 def _comparison(plan: dict[str, Any], again: FleetPlan) -> Table:

@@ -93,6 +93,7 @@ def _explain_memory(space: Space) -> str:
             StepWork.of(),
             np.ones((1, 1)),
             tokens,
+            step.load,
         )
         total = np.asarray(memory.total)[:, 0]
         best = int(total.argmin())

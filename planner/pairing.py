@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from planner.transfer import (
     sender_replicas,
     transfer_s,
 )
+
+if TYPE_CHECKING:
+    from planner.encoder import EncoderPool
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -68,11 +72,16 @@ class Pool:
 
 @dataclass(frozen=True)
 class Choice:
-    """A fleet: its pools, hosts by device, and price."""
+    """A fleet: its pools, hosts by device, and price.
+
+    Attributes:
+        encoder: the pool that encodes images, if they have one of their own.
+    """
 
     pools: tuple[Pool, ...]
     hosts: tuple[tuple[Offer, int], ...]
     transfer_s: float = 0.0
+    encoder: EncoderPool | None = None
 
     @property
     def usd_per_hour(self) -> float:
@@ -93,19 +102,24 @@ class Choice:
         return "disaggregated" if same else "heterogeneous"
 
 
-def make_choice(pools: Sequence[Pool], transfer_s: float = 0.0) -> Choice | None:
+def make_choice(
+    pools: Sequence[Pool], transfer_s: float = 0.0, encoder: EncoderPool | None = None
+) -> Choice | None:
     """The fleet of these pools on whole hosts, or None where the inventory is too small."""
     by_device: dict[str, tuple[Offer, dict[int, int]]] = {}
     for pool in pools:
         _, worlds = by_device.setdefault(pool.offer.device.name, (pool.offer, {}))
         worlds[pool.world] = worlds.get(pool.world, 0) + pool.replicas
+    if encoder is not None:
+        _, worlds = by_device.setdefault(encoder.offer.device.name, (encoder.offer, {}))
+        worlds[1] = worlds.get(1, 0) + encoder.replicas
     hosts = []
     for offer, worlds in by_device.values():
         count = hosts_needed(worlds, offer.host_devices)
         if offer.inventory is not None and count * offer.host_devices > offer.inventory:
             return None
         hosts.append((offer, count))
-    return Choice(tuple(pools), tuple(hosts), transfer_s)
+    return Choice(tuple(pools), tuple(hosts), transfer_s, encoder)
 
 
 def least_usd_per_hour(offer: Offer, devices: FloatArray | IntArray) -> FloatArray:
@@ -433,7 +447,8 @@ def rank(choices: Iterable[Choice]) -> list[Choice]:
 
     def key(choice: Choice) -> tuple[float, int, float]:
         spare = min(pool.qps for pool in choice.pools)
-        return (round(choice.usd_per_hour, 6), KINDS.index(choice.kind), -spare)
+        pools = 2 * KINDS.index(choice.kind) + (choice.encoder is not None)
+        return (round(choice.usd_per_hour, 6), pools, -spare)
 
     return sorted(choices, key=key)
 

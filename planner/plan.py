@@ -92,6 +92,8 @@ class TtftPlan:
 
     Attributes:
         service_s: steps that compute the prompt.
+        encoder_s: of these, the vision encoder's share.
+        encoder_pool_s: in an encoder pool, its waiting and the embeddings' transfer included.
         waiting_s: for those steps, and under continuous batching for a slot.
         admission_s: for a slot of the decode pool.
         handling_s: network, tokenizer, routing; how late the engine sends a first token.
@@ -105,6 +107,32 @@ class TtftPlan:
     handling_s: float
     transfer_s: float
     slo_s: float | None
+    encoder_s: float = 0.0
+    encoder_pool_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """Devices that encode images, one replica each.
+
+    Attributes:
+        utilization: demand over capacity.
+        service_s: the images of one request.
+        waiting_s: in front of the pool, mean.
+        transfer_s: of the embeddings to the pool that takes the prompt.
+        time_by_kind: share of `service_s` that is measured, extrapolated, analytic.
+    """
+
+    device: str
+    replicas: int
+    qps_per_replica: float
+    utilization: float
+    service_s: float
+    waiting_s: float
+    transfer_s: float
+    memory_bytes: float
+    memory_capacity_bytes: float
+    time_by_kind: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -177,6 +205,7 @@ class FleetPlan:
             replicas, whole hosts and queueing no longer count.
         usd_per_million_input_tokens: the fleet's price times the share of device time spent
             on prompts, over prompt tokens; likewise for output.
+        encoder: the pool that encodes images, if they have one of their own.
     """
 
     kind: str
@@ -198,6 +227,7 @@ class FleetPlan:
     usd_per_million_output_tokens: float
     usd_per_thousand_requests: float
     usd_per_hour_per_qps_at_scale: float
+    encoder: EncoderPlan | None = None
 
     @property
     def devices(self) -> int:

@@ -11,16 +11,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import ModelArchitecture, load_model
+from perfmodel.architecture import ImageLoad, ModelArchitecture, load_model
 from perfmodel.correction import load_corrections
 from perfmodel.documents import read_yaml
 from perfmodel.drafter import Drafter
 from perfmodel.engine import EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
+from perfmodel.expert_load import ExpertLoad, read_counts
 from perfmodel.hardware import Device, load_device
 from perfmodel.precision import FORMATS, Precision
-from perfmodel.traffic import Traffic
+from perfmodel.recipe_solver import from_recipe
+from perfmodel.traffic import Traffic, VisionLoad
 from planner.query import DeviceChoice, Query, Slo
+from planner.query_choices import SyntheticModel
 
 FloatArray = NDArray[np.float64]
 
@@ -53,7 +56,12 @@ class Offer:
 
 @dataclass(frozen=True)
 class Problem:
-    """Everything a solver needs, resolved and in SI units."""
+    """Everything a solver needs, resolved and in SI units.
+
+    Attributes:
+        routing: how tokens spread over experts: a measured distribution's name, or a stated one.
+        encoder_delay_s: what images that a pool of their own encodes add to a first token.
+    """
 
     query: Query
     model: ModelArchitecture
@@ -62,6 +70,8 @@ class Problem:
     traffic: Traffic
     slo: Slo
     precisions: tuple[Precision, ...]
+    routing: str | ExpertLoad = "power_law_1.01"
+    encoder_delay_s: float = 0.0
 
     @property
     def qps(self) -> float | None:
@@ -101,20 +111,22 @@ class Problem:
     def handling_s(self, iteration_s: FloatArray, *, disaggregated: bool) -> FloatArray:
         """What the engine adds to a first token's time besides steps and waiting, seconds.
 
-        Network, tokenizer and admission of a request; under disaggregation, routing it to
-        both pools; and the decode iterations by which engines send first tokens late.
+        Network, tokenizer and admission of a request; an encoder pool, if it has one; under
+        disaggregation, routing it to both pools; and the decode iterations by which engines
+        send first tokens late.
 
         Args:
             iteration_s: an iteration of the pool that decodes.
         """
         constants = self.engine.correction
         fixed = constants.request_overhead_s + disaggregated * constants.handover_s
+        fixed += self.encoder_delay_s
         return np.asarray(fixed + constants.first_token_steps * iteration_s)
 
     @property
     def least_handling_s(self) -> float:
         """The part of it that no configuration escapes."""
-        return self.engine.correction.request_overhead_s
+        return self.engine.correction.request_overhead_s + self.encoder_delay_s
 
 
 def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
@@ -126,12 +138,9 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
             with a model that brings no module for it or by one of another vocabulary, bad
             corrections; names the field.
     """
-    try:
-        model = load_model(query.model, search_path)
-    except InputError as error:
-        raise ConfigError(str(error), field="model") from None
-    workload = query.workload
-    longest = workload.input_tokens.maximum + workload.output_tokens.maximum
+    model = _model(query, search_path)
+    traffic = _traffic(query, model)
+    longest = traffic.inputs.maximum + traffic.outputs.maximum
     if longest > model.max_context_tokens:
         raise ConfigError(
             f"input and output reach {longest:,.0f} tokens; "
@@ -149,7 +158,8 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         model=model,
         offers=offers,
         engine=_engine(query),
-        traffic=_traffic(query),
+        traffic=traffic,
+        routing=_routing(query, model),
         slo=query.slo,
         precisions=_precisions(query, model),
     )
@@ -225,10 +235,56 @@ def _native_kv(model: ModelArchitecture) -> str:
     return model.kv_quantization if model.kv_quantization in FORMATS else "bf16"
 
 
-def _traffic(query: Query) -> Traffic:
-    workload, kept = query.workload, query.prefix_cache.tokens or 0.0
-    hit = workload.prefix_cache_hit
-    traffic = Traffic(workload.input_tokens, workload.output_tokens, hit, prefix_tokens=kept)
+def _model(query: Query, search_path: Sequence[Path]) -> ModelArchitecture:
+    if isinstance(query.model, SyntheticModel):
+        try:
+            return from_recipe(query.model.recipe)
+        except ConfigError as error:
+            raise ConfigError(error.problem, field=f"model.recipe.{error.field}") from None
+    try:
+        return load_model(query.model, search_path)
+    except InputError as error:
+        raise ConfigError(str(error), field="model") from None
+
+
+def image_load(query: Query, model: ModelArchitecture) -> ImageLoad | None:
+    """What one image of the workload is to the model; None without images.
+
+    Raises:
+        ConfigError: a model without a vision encoder, or an image that it does not take.
+    """
+    images = query.workload.images
+    if images is None:
+        return None
+    if model.vision is None:
+        raise ConfigError(
+            f"{model.name} has no vision encoder (or none that is modelled): leave images out",
+            field="workload.images",
+        )
+    if images.width is None or images.height is None:
+        return model.vision.images.of_tokens(images.tokens or 1)
+    try:
+        return model.vision.images.of_size(images.width, images.height)
+    except InputError as error:
+        raise ConfigError(str(error), field="workload.images") from None
+
+
+def _traffic(query: Query, model: ModelArchitecture) -> Traffic:
+    """The requests, images among their prompts."""
+    kept = query.prefix_cache.tokens or 0.0
+    workload, image = query.workload, image_load(query, model)
+    inputs, vision = workload.input_tokens, None
+    if image is not None and workload.images is not None:
+        count = workload.images.per_request
+        inputs = inputs.longer_by(count * image.tokens)
+        vision = VisionLoad(count * image.sequences, float(image.patches))
+    traffic = Traffic(
+        inputs,
+        workload.output_tokens,
+        workload.prefix_cache_hit,
+        prefix_tokens=kept,
+        vision=vision,
+    )
     longest = float(traffic.cached_tokens.max())
     if kept and kept < longest:
         raise ConfigError(
@@ -237,6 +293,36 @@ def _traffic(query: Query) -> Traffic:
             field="prefix_cache.tokens",
         )
     return traffic
+
+
+def _routing(query: Query, model: ModelArchitecture) -> str | ExpertLoad:
+    """The distribution of tokens over experts, which must suit the model's."""
+    choice = query.routing
+    if isinstance(choice, str):
+        return choice
+    layers = [group for group in model.groups if group.feed_forward.is_moe]
+    if not layers:
+        raise ConfigError(f"{model.name} has no experts: leave it out", field="routing")
+    counts = read_counts(Path(choice.file)) if choice.file is not None else ()
+    sparse = sum(group.count for group in layers)
+    if len(counts) not in (0, 1, sparse):
+        raise ConfigError(
+            f"expected counts of one layer or of the {sparse} with experts, got {len(counts)}",
+            field="routing.file",
+        )
+    for experts in {group.feed_forward.experts for group in layers}:
+        if counts and len(counts[0]) != experts:
+            raise ConfigError(
+                f"expected counts of the {experts} experts of a layer, got {len(counts[0])}",
+                field="routing.file",
+            )
+    return ExpertLoad(
+        distribution=choice.distribution,
+        exponent=choice.exponent or 0.0,
+        counts=counts,
+        placement=choice.placement,
+        redundant_experts=choice.redundant_experts,
+    )
 
 
 def _engine(query: Query) -> EngineProfile:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -24,16 +23,19 @@ from perfmodel.engine import ENGINES, PYTORCH, QUERY_ENGINES
 from perfmodel.precision import FORMATS
 from perfmodel.traffic import TIERS, Lengths
 from perfmodel.units import parse_quantity
+from planner.query_choices import (
+    ImagesChoice,
+    ModelChoice,
+    Routing,
+    Strict,
+    SyntheticModel,
+)
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
 
 
 MOST_DRAFTS = 8
 """Tokens drafted per step, at most."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def _percentile(key: object) -> float:
@@ -43,7 +45,7 @@ def _percentile(key: object) -> float:
     return float(match.group(1))
 
 
-class Target(_Strict):
+class Target(Strict):
     """A bound on a latency, at a percentile or (without one) on the steady-state mean."""
 
     seconds: float = Field(gt=0)
@@ -118,7 +120,7 @@ def _read_tokens(value: Any) -> float:
 Tokens = Annotated[float, BeforeValidator(_read_tokens)]
 
 
-class Workload(_Strict):
+class Workload(Strict):
     """The requests to serve."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -128,9 +130,14 @@ class Workload(_Strict):
     )
     input_tokens: TokenLengths = Field(
         description="Prompt length: a number, percentiles such as {p50: 800, p99: 4000}, or a "
-        "histogram {tokens: [500, 2000], weights: [0.7, 0.3]}. Image tokens count like text."
+        "histogram {tokens: [500, 2000], weights: [0.7, 0.3]}; text alone where `images` are given."
     )
     output_tokens: TokenLengths = Field(description="Output length, in the same forms.")
+    images: ImagesChoice | None = Field(
+        default=None,
+        description="Images in a prompt: their tokens are added to it, and the model's vision "
+        "encoder is loaded and run.",
+    )
     prefix_cache_hit: float = Field(
         default=0.0, ge=0, lt=1, description="Share of prompt tokens found in the prefix cache."
     )
@@ -151,7 +158,7 @@ class Workload(_Strict):
         return value
 
 
-class Slo(_Strict):
+class Slo(Strict):
     """Latency objectives; each a time (`200ms`: the mean) or one statistic (`{p99: 200ms}`)."""
 
     ttft: LatencyTarget | None = Field(
@@ -174,7 +181,7 @@ class Slo(_Strict):
         return self
 
 
-class DeviceChoice(_Strict):
+class DeviceChoice(Strict):
     """A candidate device."""
 
     name: str = Field(description="Shipped name, or path to a device YAML file.")
@@ -205,7 +212,7 @@ def _read_device(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class PrecisionChoice(_Strict):
+class PrecisionChoice(Strict):
     """Number formats to choose among; several values are all searched."""
 
     weights: tuple[str, ...] = Field(
@@ -258,7 +265,7 @@ class PrecisionChoice(_Strict):
         return value
 
 
-class SpeculationChoice(_Strict):
+class SpeculationChoice(Strict):
     """Speculative decoding by the checkpoint's multi-token-prediction module or a draft model."""
 
     draft_model: str | None = Field(
@@ -310,7 +317,7 @@ class SpeculationChoice(_Strict):
         return value
 
 
-class ExecutionChoice(_Strict):
+class ExecutionChoice(Strict):
     """How the engine executes a step."""
 
     two_batch_overlap: bool = Field(
@@ -326,7 +333,7 @@ class ExecutionChoice(_Strict):
     )
 
 
-class KvTransferChoice(_Strict):
+class KvTransferChoice(Strict):
     """How a disaggregated fleet moves KV caches from prefill to decode."""
 
     overlap: Literal["none", "layerwise"] | None = Field(
@@ -337,7 +344,7 @@ class KvTransferChoice(_Strict):
     )
 
 
-class PrefixCacheChoice(_Strict):
+class PrefixCacheChoice(Strict):
     """Where the prompt prefixes lie that `workload.prefix_cache_hit` finds."""
 
     tier: tuple[Literal["device", "host", "none"], ...] = Field(
@@ -366,7 +373,7 @@ class PrefixCacheChoice(_Strict):
         return tuple(dict.fromkeys(value))
 
 
-class SearchChoice(_Strict):
+class SearchChoice(Strict):
     """Limits of the search."""
 
     max_replica_devices: int = Field(
@@ -384,13 +391,14 @@ class SearchChoice(_Strict):
 Runtime = Literal["continuous", "disaggregated"]
 
 
-class Query(_Strict):
+class Query(Strict):
     """The cheapest fleet that serves this model under this SLO: the question."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
-    model: str = Field(
-        description="A model of the catalog (`planner models`), or path to a config.json."
+    model: ModelChoice = Field(
+        description="A model of the catalog (`planner models`), path to a config.json or to a "
+        "recipe (.yaml), or {recipe: {parameters: 1.8T, experts: 16}}: a synthetic one."
     )
     workload: Workload
     slo: Slo = Field(default=Slo(), description="Latency objectives; none for offline work.")
@@ -402,6 +410,11 @@ class Query(_Strict):
         min_length=1,
         description="`continuous`, `disaggregated`, or both (a list, or `both`).",
     )
+    encoder: Literal["colocated", "disaggregated", "auto"] = Field(
+        default="auto",
+        description="Where `images` are encoded: `colocated` on the devices that take the prompt, "
+        "`disaggregated` on a pool of their own, `auto` on whichever is cheaper.",
+    )
     engine: str = Field(
         default="trtllm",
         description=f"Whose operator tables to use: {', '.join(ENGINES)}, or {PYTORCH.name} for "
@@ -412,10 +425,10 @@ class Query(_Strict):
         description="Engines' constants fitted to your own measurements (`planner calibrate`); "
         "the shipped ones if not given.",
     )
-    routing: Literal["balanced", "power_law_1.01", "power_law_1.2"] = Field(
+    routing: Routing = Field(
         default="power_law_1.01",
-        description="How tokens spread over experts: measured under a power law of loads, or "
-        "balanced (as under expert load balancing).",
+        description="How tokens spread over experts: as in a measured table (`power_law_1.01`, "
+        "`power_law_1.2`; `balanced`, as under expert load balancing), or a stated distribution.",
     )
     precision: PrecisionChoice = PrecisionChoice()
     speculation: SpeculationChoice | None = Field(
@@ -445,13 +458,22 @@ class Query(_Strict):
 
     @field_validator("model")
     @classmethod
-    def _beside_query(cls, value: str, info: ValidationInfo) -> str:
-        return _resolve_path(value, info, (".json",))
+    def _beside_query(cls, value: ModelChoice, info: ValidationInfo) -> ModelChoice:
+        if isinstance(value, SyntheticModel):
+            return value
+        return _resolve_path(value, info, (".json", ".yaml", ".yml"))
 
     @field_validator("corrections")
     @classmethod
     def _corrections_beside_query(cls, value: str | None, info: ValidationInfo) -> str | None:
         return value and _resolve_path(value, info, (".yaml", ".yml"))
+
+    @field_validator("routing")
+    @classmethod
+    def _counts_beside_query(cls, value: Routing, info: ValidationInfo) -> Routing:
+        if isinstance(value, str) or value.file is None:
+            return value
+        return value.model_copy(update={"file": _resolve_path(value.file, info, (".csv", ".json"))})
 
     @field_validator("devices")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.units import format_bytes, format_count, format_time
-from planner.plan import FleetPlan, Plan, PoolPlan, PrefixPlan
+from planner.plan import EncoderPlan, FleetPlan, Plan, PoolPlan, PrefixPlan
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -46,7 +47,7 @@ def headline(plan: Plan) -> Group:
     )
     question = (
         f"{model['name']}: {model['parameters'] / 1e9:.1f} B parameters, {best.qps:,.4g} "
-        f"requests/s of {_mean(workload['input_tokens']):,.0f} input and "
+        f"requests/s of {_mean(workload['input_tokens']):,.0f} input{_images(workload)} and "
         f"{_mean(workload['output_tokens']):,.0f} output tokens; "
         f"{targets or 'no latency targets'}"
     )
@@ -57,6 +58,17 @@ def headline(plan: Plan) -> Group:
         style="dim" if best.measured_share >= 0.5 else "bold yellow",
     )
     return Group(Text(question), answer, known)
+
+
+def _images(workload: Mapping[str, Any]) -> str:
+    """The images of a request, if any."""
+    images = workload.get("images")
+    if not images:
+        return ""
+    one = format_count(images["per_request"], "image")
+    if images.get("tokens"):
+        return f" (and {one} of {images['tokens']:,} tokens)"
+    return f" (and {one} of {images['width']:,} x {images['height']:,} pixels)"
 
 
 def _mean(lengths: Mapping[str, list[float]]) -> float:
@@ -84,6 +96,11 @@ def _pools(fleet: FleetPlan) -> RenderableType:
             f"{pool.qps_per_replica:.3g}",
             _precision(pool.precision),
         )
+    if fleet.encoder:
+        encoder = fleet.encoder
+        devices = f"{encoder.replicas} x 1 {encoder.device}"
+        row = ("encoder", devices, "-", "1", f"{encoder.qps_per_replica:.3g}", "bf16")
+        table.add_row(*row)
     lines: list[RenderableType] = [table]
     for pool in fleet.pools:
         slots = pool.sequences_in_flight
@@ -91,7 +108,20 @@ def _pools(fleet: FleetPlan) -> RenderableType:
         halves = "two half batches at once; " if pool.two_batch_overlap else ""
         held = f"batch held back by: {', '.join(pool.limits)}"
         lines.append(Text(f"{pool.role}: {flight}{_drafting(pool)}{halves}{held}", style="dim"))
+    if fleet.encoder:
+        lines.append(Text(encoder_line(fleet.encoder), style="dim"))
     return Group(*lines)
+
+
+def encoder_line(encoder: EncoderPlan) -> str:
+    """What an encoder pool does, and how full it is."""
+    return (
+        f"encoder: a request's images in {format_time(encoder.service_s)} + waiting "
+        f"{format_time(encoder.waiting_s)} + transfer of embeddings "
+        f"{format_time(encoder.transfer_s)}; utilization {encoder.utilization:.0%}; "
+        f"{format_bytes(encoder.memory_bytes)} of {format_bytes(encoder.memory_capacity_bytes)}; "
+        f"known by: {_shares(encoder.time_by_kind)}"
+    )
 
 
 def _drafting(pool: PoolPlan) -> str:
@@ -117,7 +147,12 @@ def _precision(formats: Mapping[str, str]) -> str:
 def ttft_lines(fleet: FleetPlan, statistic: str) -> list[str]:
     """The time to first token as the sum of its parts, and at the target's percentile."""
     ttft = fleet.ttft
-    parts = f"service {format_time(ttft.service_s)} + waiting {format_time(ttft.waiting_s)}"
+    parts = f"service {format_time(ttft.service_s)}"
+    if ttft.encoder_s:
+        parts += f" (vision encoder {format_time(ttft.encoder_s)} of it)"
+    parts += f" + waiting {format_time(ttft.waiting_s)}"
+    if ttft.encoder_pool_s:
+        parts += f" + encoder pool {format_time(ttft.encoder_pool_s)}"
     parts += f" + request handling {format_time(ttft.handling_s)}"
     if len(fleet.pools) > 1:
         parts += (
@@ -239,7 +274,7 @@ def _alternatives(plan: Plan) -> RenderableType:
         prefix = f", {TIER_NAMES[fleet.prefix.tier]}" if several and fleet.prefix else ""
         more = fleet.usd_per_hour / best - 1
         table.add_row(
-            f"{fleet.kind}: "
+            f"{fleet.kind}{', encoder apart' if fleet.encoder else ''}: "
             + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts)
             + prefix,
             f"{fleet.qps:,.4g}",

@@ -42,7 +42,8 @@ def _fields(
 
 
 def _nested(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any] | None:
-    options = [field, field.get("items", {}), *field.get("anyOf", ()), *field.get("allOf", ())]
+    options = [field, field.get("items", {})]
+    options += [option for of in ("anyOf", "allOf", "oneOf") for option in field.get(of, ())]
     for option in options:
         reference = option.get("$ref")
         if reference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from typing import Any
 from perfmodel.database import PerfStore
 from perfmodel.units import format_count, format_time
 from planner.assess import assess
+from planner.encoder import apart, beside, fleets_with_encoder
 from planner.infeasible import explain_infeasible
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, alternatives, resolve
 from planner.query import Query
-from planner.search import SearchResult, exhaustive, tpe
+from planner.search import SearchResult, combined, exhaustive, tpe
 from planner.sweep import Space
 
 ALTERNATIVES = 6
@@ -65,12 +66,20 @@ def solve(
         def within(what: str, share: float, done: int = done) -> None:
             report(what, (done + share) / len(spaces))
 
-        results[tier] = strategy(space, within, seed=seed, trials=trials)
+        runs = {
+            colocated: strategy(
+                space if colocated else apart(space), within, seed=seed, trials=trials
+            )
+            for colocated in _colocated(problem)
+        }
+        results[tier] = combined(list(runs.values()), encoder_apart=False in runs)
         within("sizing fleets", 0.95)
-        served += choose(space.problem, results[tier])
+        served += _served(space.problem, partial(_fleets, space, runs))
     if not served:
         tier, space = next(iter(spaces.items()))
-        raise explain_infeasible(space, results[tier])
+        raise explain_infeasible(
+            space if True in _colocated(problem) else apart(space), results[tier]
+        )
     served = _best_first(problem, served)
     measured = {
         o.device.name
@@ -78,7 +87,9 @@ def solve(
         for space in spaces.values()
         if space.store.engines(o.device.name)
     }
-    plans = [assess(spaces[_tier(c)], c, qps) for qps, c in _notable(served, measured)]
+    plans = [
+        assess(_space_of(choice, spaces), choice, qps) for qps, choice in _notable(served, measured)
+    ]
     report("done", 1.0)
     return Plan(
         query=query_data(query),
@@ -110,17 +121,48 @@ def _tier(choice: Choice) -> str:
     return choice.pools[0].candidates.axes.traffic.prefix_tier
 
 
+def _space_of(choice: Choice, spaces: Mapping[str, Space]) -> Space:
+    """The space in which a fleet was found."""
+    space = spaces[_tier(choice)]
+    return beside(apart(space), choice.encoder) if choice.encoder else space
+
+
+def _colocated(problem: Problem) -> list[bool]:
+    """Whether images are encoded by the devices that take the prompts; both, if both are tried."""
+    where = problem.query.encoder if problem.traffic.vision else "colocated"
+    return [c for c in (True, False) if where in ("auto", "colocated" if c else "disaggregated")]
+
+
+Fleets = Callable[..., list[Choice]]
+"""From a demand, and kinds of fleet, to the cheapest fleet of every device combination."""
+
+
+def _fleets(
+    space: Space, runs: Mapping[bool, SearchResult], qps: float, kinds: Sequence[str] = KINDS
+) -> list[Choice]:
+    """The cheapest fleets with encoders on the prompts' devices (True) and apart (False)."""
+    found = []
+    if True in runs:
+        found += cheapest_fleets(space.problem, runs[True].candidates, qps, kinds)
+    if False in runs:
+        found += fleets_with_encoder(space, runs[False].candidates, qps, kinds)
+    return found
+
+
 def choose(problem: Problem, result: SearchResult) -> list[Served]:
     """The best fleet of every kind and device combination, each with the demand it serves.
 
     Best first: for a given demand the cheapest; for as much as possible, the fleet that serves
     most, and beside it the most that each other kind serves.
     """
-    candidates = result.candidates
+    return _served(problem, partial(cheapest_fleets, problem, result.candidates))
+
+
+def _served(problem: Problem, fleets: Fleets) -> list[Served]:
     if problem.qps is not None:
-        found = [(problem.qps, c) for c in cheapest_fleets(problem, candidates, problem.qps)]
+        found = [(problem.qps, choice) for choice in fleets(problem.qps)]
     else:
-        served = [_most(partial(cheapest_fleets, problem, candidates, kinds=(k,))) for k in KINDS]
+        served = [_most(partial(fleets, kinds=(kind,))) for kind in KINDS]
         found = [(qps, choice) for qps, choices in served for choice in rank(choices)[:1]]
     return _best_first(problem, found)
 

@@ -95,7 +95,7 @@ class Space:
             self._operators[device.name] = Operators(device, self.problem.engine.name, self.store)
         operators = self._operators[device.name]
         problem = self.problem
-        routing = problem.query.routing
+        routing = problem.routing
         return StepModel(problem.model, device, problem.engine, precision, operators, routing)
 
     def _structure_counts(self) -> list[tuple[str, int]]:

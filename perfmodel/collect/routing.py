@@ -6,9 +6,7 @@
 | `uniform` | drawn independently for each token, all experts alike |
 | `power_law_A` | so that the experts' loads follow a power law of exponent A |
 
-The power law is that of the imported tables' collector: loads are drawn between 1 token and
-0.8 of all tokens, or where tokens have fewer choices than there are experts between 0.01 and 2,
-and scaled to what is routed in all.
+The power law is that of `perfmodel.power_law`, rounded to whole tokens.
 """
 
 from __future__ import annotations
@@ -19,13 +17,13 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.power_law import POWER_LAW, drawn_loads
+
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float64]
 
 DRAWS = 5
 """Draws of a distribution over which a row is the mean, as in the imported tables."""
-
-POWER_LAW = "power_law_"
 
 
 @lru_cache(maxsize=2048)
@@ -74,10 +72,7 @@ def _power_law(
     source: np.random.Generator, exponent: float, tokens: int, top_k: int, experts: int
 ) -> IntArray:
     """Tokens of every expert."""
-    low, high = (1.0, 0.8 * tokens) if tokens * top_k > experts else (0.01, 2.0)
-    power = 1.0 - exponent
-    drawn = source.random(experts)
-    loads = ((high**power - low**power) * drawn + low**power) ** (1.0 / power)
+    loads = drawn_loads(source, exponent, tokens, top_k, experts)
     return whole(loads, tokens * top_k, tokens)
 
 

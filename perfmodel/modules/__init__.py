@@ -5,6 +5,8 @@
 | `ModuleKit` | model, precision and operators that the modules share |
 | `Call` | one operator call: which part of the model, its time, for which layouts |
 | `step_calls` | every call of a step |
+| `VISION` | what the names of the vision encoder's operators begin with |
+| `encode` | of these, the vision encoder's |
 | `draft_calls` | of these, the passes of the module that drafts tokens |
 | `drafter_calls` | or those of a draft model |
 """
@@ -27,6 +29,7 @@ from perfmodel.modules.exchange import exchange
 from perfmodel.modules.feed_forward import dense, routed
 from perfmodel.modules.latent_block import block
 from perfmodel.modules.recurrent import recurrent
+from perfmodel.modules.vision import VISION, encode
 from perfmodel.operators import OperatorTime
 from perfmodel.work import StepWork
 
@@ -37,10 +40,12 @@ __all__ = [
     "EMBEDDING",
     "HEAD",
     "LAYER",
+    "VISION",
     "Call",
     "ModuleKit",
     "draft_calls",
     "drafter_calls",
+    "encode",
     "step_calls",
 ]
 
@@ -60,6 +65,8 @@ def step_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[Cal
         for module in _feed_forward(members[0][1]):
             yield from _shared(members, module(kit, *members[0], layouts, work))
     yield from ends(kit, layouts, work)
+    if work.vision_sequences.any():
+        yield from encode(kit, layouts, work)
     if kit.model.drafter is not None and (work.drafted.any() or work.drafts_prompts.any()):
         yield from drafter_calls(kit, layouts, work)
     elif kit.model.drafter is None and work.drafted.any():

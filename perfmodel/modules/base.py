@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.architecture import ModelArchitecture
+from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import Layouts
 from perfmodel.operators import Operators, OperatorTime
 from perfmodel.operators.elementwise import Part
@@ -67,13 +68,13 @@ class ModuleKit:
     """What every module needs to name its operator calls.
 
     Attributes:
-        routing: the measured distribution of tokens over experts.
+        routing: the distribution of tokens over experts: a measured one's name, or a stated one.
     """
 
     model: ModelArchitecture
     precision: Precision
     ops: Operators
-    routing: str
+    routing: str | ExpertLoad
 
     def peak(self, module: str) -> str:
         """The device peak at which a module's products run."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from perfmodel.architecture import LayerGroup
+from perfmodel.expert_load import ExpertLoad, busiest_device
 from perfmodel.layout import Layouts
 from perfmodel.modules.base import (
     LAYER,
@@ -75,11 +76,20 @@ def _redistribute(
         # Tensor-parallel expert shards first share their tokens.
         top_k = group.feed_forward.top_k
         shared = np.maximum(per_device * ffn["tp_f"], 1.0)
+        if isinstance(kit.routing, ExpertLoad):
+            # The exchange ends when the busiest device has what it is sent.
+            which, tokens = group.feed_forward, group_tokens(work, ffn)
+            busiest, _ = busiest_device(
+                kit.routing, which.experts, which.top_k, ffn["ep_f"], tokens
+            )
+            sent_tokens = shared * busiest
+        else:
+            sent_tokens = shared
         sent = QUANTIZED_BYTES[kit.peak("experts")]
         width = group.feed_forward.latent or kit.model.hidden
-        dispatch = collectives.dispatch(experts, width * sent, shared, top_k)
+        dispatch = collectives.dispatch(experts, width * sent, sent_tokens, top_k)
         yield call("dispatch", dispatch, ffn)
-        combine = collectives.dispatch(experts, width * ACTIVATION_BYTES, shared, top_k)
+        combine = collectives.dispatch(experts, width * ACTIVATION_BYTES, sent_tokens, top_k)
         yield call("combine", combine, ffn)
         inner = shared
     elif kit.model.is_moe or group.feed_forward.is_absent:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from perfmodel.architecture import LayerGroup
+from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import Layouts
 from perfmodel.modules.base import (
     LAYER,
@@ -72,20 +73,21 @@ def routed(
             yield Call(f"latent_{name}_proj", "ffn", LAYER, g, time, own.index)
     shapes = Shapes(layouts, "tp_f", "ep_f", *POOLING)
     one = np.ones_like(shapes["tp_f"])
-    time = kit.ops.experts.time(
-        {
-            "dtype": kit.precision.experts,
-            "routing": kit.routing,
-            "activation": "gated" if ffn.gated else "plain",
-        },
-        {
-            "tokens": group_tokens(work, shapes),
-            "hidden": (ffn.latent or hidden) * one,
-            "intermediate": ffn.intermediate * one,
-            "top_k": ffn.top_k * one,
-            "experts": ffn.experts * one,
-            "tp": shapes["tp_f"],
-            "ep": shapes["ep_f"],
-        },
-    )
+    categories = {
+        "dtype": kit.precision.experts,
+        "activation": "gated" if ffn.gated else "plain",
+    }
+    shape = {
+        "tokens": group_tokens(work, shapes),
+        "hidden": (ffn.latent or hidden) * one,
+        "intermediate": ffn.intermediate * one,
+        "top_k": ffn.top_k * one,
+        "experts": ffn.experts * one,
+        "tp": shapes["tp_f"],
+        "ep": shapes["ep_f"],
+    }
+    if isinstance(kit.routing, ExpertLoad):
+        time = kit.ops.experts.under_load(kit.routing, categories, shape)
+    else:
+        time = kit.ops.experts.time({**categories, "routing": kit.routing}, shape)
     yield Call("routed_experts", "ffn", LAYER, g, time, shapes.index)

@@ -232,6 +232,16 @@ class OperatorModel(ABC):
             self._tables[key] = self._load(categories)
         return self._tables[key]
 
+    def labels(self, name: str, categories: Mapping[str, str]) -> set[str]:
+        """Values of a category in the first table with rows of these others (any, if none)."""
+        for engine in self.table_engines:
+            frame = self.store.table(self.device.name, engine, self.family)
+            if frame is None:
+                continue
+            rows = self._select(frame, categories)
+            return set((rows if len(rows) else frame)[name].unique().to_list())
+        return set()
+
     def _load(self, categories: Mapping[str, str]) -> tuple[RatioTable, bool] | None:
         if self.family not in FAMILIES:
             return None

@@ -7,7 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from perfmodel.operators.base import OperatorModel, Roofline
+from perfmodel.expert_load import TABLES, ExpertLoad, busiest_device, nearest_table
+from perfmodel.operators.base import (
+    FloatArray,
+    Kind,
+    OperatorModel,
+    OperatorTime,
+    Roofline,
+    largest,
+)
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS
 
 _STAND_INS = ("fp8_block", "fp8", "bf16", "nvfp4", "mxfp4")
@@ -48,13 +56,24 @@ class RoutedExperts(OperatorModel):
         `experts * (1 - (1 - top_k/experts)^tokens)` in expectation, and on the slowest device
         at least its share of one token's, in whole experts.
         """
+        shared = touched_experts(shape["tokens"], shape["top_k"], shape["experts"]) / shape["ep"]
+        return self.of_rank(categories, shape, 1.0, shared)
+
+    def of_rank(
+        self, categories: Mapping[str, str], shape: Mapping[str, Any], pairs: Any, reached: Any
+    ) -> Roofline:
+        """Least time of one device of the group.
+
+        Args:
+            pairs: its token-expert pairs over the mean device's.
+            reached: its experts that at least one token reaches.
+        """
         weights = FORMATS[categories["dtype"]]
         rate = self.device.peak_flops_per_s.get(weights.peak, self.device.peak_flops_per_s["bf16"])
         products = 3.0 if categories["activation"] == "gated" else 2.0
         expert = products * shape["hidden"] * shape["intermediate"] / shape["tp"]
-        pairs = shape["tokens"] * shape["top_k"] / shape["ep"]
-        touched = touched_experts(shape["tokens"], shape["top_k"], shape["experts"])
-        reached = np.maximum(touched / shape["ep"], np.ceil(shape["top_k"] / shape["ep"]))
+        pairs = pairs * shape["tokens"] * shape["top_k"] / shape["ep"]
+        reached = np.maximum(reached, np.ceil(shape["top_k"] / shape["ep"]))
         moved = reached * expert * weights.bytes
         moved = moved + 2.0 * pairs * shape["hidden"] * ACTIVATION_BYTES
         return Roofline(
@@ -62,14 +81,50 @@ class RoutedExperts(OperatorModel):
         )
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
-        """The same format under another routing, then other formats."""
-        routings = ("power_law_1.01", "power_law_1.2", "balanced")
+        """The same format under another routing, then other formats, under their own first."""
+        wanted = categories["routing"]
+        routings = dict.fromkeys((wanted, "power_law_1.01", "power_law_1.2", "balanced"))
         own = categories["dtype"]
         # mxfp4 is measured with bf16 activations under its own name, mxfp4_mxfp8 with mxfp8 ones.
         near = ("mxfp4",) if own == "mxfp4_weight_only" else ()
         formats = dict.fromkeys((own, *near, *_STAND_INS))
         choices = [{**categories, "dtype": f, "routing": r} for f in formats for r in routings]
         return [c for c in choices if c != dict(categories)]
+
+    def under_load(
+        self, load: ExpertLoad, categories: Mapping[str, str], shape: Mapping[str, Any]
+    ) -> OperatorTime:
+        """Time under a stated load: that of the table whose load is nearest, scaled.
+
+        The scale is the ratio of the busiest devices' rooflines, under this load and under the
+        table's own distribution: pairs where products bind, experts reached where weights do.
+        What is scaled counts as extrapolated.
+
+        Args:
+            categories: without `routing`.
+            shape: of one layer shape: `experts` and `top_k` are the same throughout.
+        """
+        experts, top_k = (int(np.max(shape[name])) for name in ("experts", "top_k"))
+        tables = [t for t in TABLES if t in self.labels("routing", categories)]
+        base = nearest_table(load, experts, top_k, tables) if tables else "balanced"
+        chosen = {**categories, "routing": base}
+        time = self.time(chosen, shape)
+        arrays = {name: np.asarray(value, dtype=float) for name, value in shape.items()}
+
+        def busiest_s(which: ExpertLoad | str) -> FloatArray:
+            device = busiest_device(which, experts, top_k, arrays["ep"], arrays["tokens"])
+            return largest(self.of_rank(chosen, arrays, *device))
+
+        busiest, table = busiest_s(load), busiest_s(base)
+        scale = np.broadcast_to(busiest / table, time.seconds.shape)
+        floor = np.broadcast_to(busiest, time.seconds.shape)
+        known = np.maximum(time.kind, Kind.EXTRAPOLATED).astype(np.uint8)
+        return OperatorTime(
+            np.maximum(time.seconds * scale, floor),
+            np.where(np.abs(scale - 1.0) < 1e-9, time.kind, known),
+            time.bound,
+            floor,
+        )
 
 
 def touched_experts(tokens: Any, top_k: Any, experts: Any) -> Any:

@@ -5,7 +5,7 @@ evaluates all of them and so proves its optimum; `tpe` samples layouts by Optuna
 """
 
 from planner.search.exhaustive import exhaustive
-from planner.search.result import SearchResult
+from planner.search.result import SearchResult, combined
 from planner.search.tpe import tpe
 
-__all__ = ["SearchResult", "exhaustive", "tpe"]
+__all__ = ["SearchResult", "combined", "exhaustive", "tpe"]

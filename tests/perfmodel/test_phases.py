@@ -259,6 +259,16 @@ def test_all_ranks_wait_for_any_ranks_chunk(step: StepModel) -> None:
     assert waits == pytest.approx(expected, rel=0.03)
 
 
+def test_prompts_that_enter_hold_their_own_tokens_only(step: StepModel) -> None:
+    long_outputs = Traffic(Lengths.fixed(128), Lengths.fixed(4096))
+    chunk = np.full_like(BATCH, 8192)
+    mixed = continuous(step, LAYOUTS, long_outputs, BATCH, chunk).memory.kv_cache
+    alone = decode(step, LAYOUTS, long_outputs, BATCH).memory.kv_cache
+    stage = np.ceil(80 / PP) / 80
+    prompts = 8192 * PP * step.model.kv_bytes_per_token(2) * stage / LAYOUTS.tp_a[:, None]
+    assert mixed - alone == pytest.approx(np.broadcast_to(prompts, mixed.shape))
+
+
 def test_hardly_any_prefill_leaves_decode(step: StepModel) -> None:
     traffic = Traffic(Lengths.fixed(2000), Lengths.fixed(100_000), prefix_hit=0.999)
     batch, chunk = grid([1, 64], [256])

@@ -86,7 +86,8 @@ def test_an_example(example: Path, tmp_path: Path) -> None:
     assert re.search(r"\$[\d,]+\.\d\d per hour: \d+ hosts? of \d+ x \w+", result.stdout)
     plan = json.loads(path.read_text())
     assert plan["schema"] == "planner.plan/1"
-    assert plan["search"]["proven"]
+    # An encoder pool is not chosen jointly with the pools beside it.
+    assert plan["search"]["proven"] == ("images" not in plan["query"]["workload"])
     query = yaml.safe_load(example.read_text())
     assert plan["best"]["qps"] == query["workload"]["qps"]
     first = planner("explain", path)
@@ -251,9 +252,22 @@ def test_lists() -> None:
     for name in device_names():
         assert name in devices
     assert "no (analytic)" in devices
+    assert "synthetic/moe-1.8t" in models
     tables = planner("perfdb", "list").stdout
     for part in ("h200_sxm", "trtllm", "1.3.0rc20", "gemm", "100,668"):
         assert part in tables
+
+
+def test_one_model_in_detail(tmp_path: Path) -> None:
+    shown = " ".join(planner("models", "synthetic/moe-1.8t").stdout.split())
+    for part in ("1.801 T parameters", "16 experts", "2 per token", "no such model exists"):
+        assert part in shown
+    shown = planner("models", "Qwen/Qwen3.5-27B").stdout
+    assert "gated delta net" in shown
+    assert "vision encoder: 27 layers, hidden size 1,152" in " ".join(shown.split())
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("parameters: 1T\ntop_k: 2\n")
+    assert "mine.yaml:2: top_k" in refused(BAD_INPUT, "models", recipe)
 
 
 def test_quiet_is_the_decision_alone(tmp_path: Path) -> None:
@@ -517,3 +531,52 @@ def test_a_format_that_no_device_runs(tmp_path: Path) -> None:
     assert solves(query)  # expanded to bf16
     said = refused(BAD_INPUT, "solve", asked(tmp_path, precision={"weights": "fp3"}))
     assert "unknown format 'fp3'" in said
+
+
+def test_images_are_explained(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    images = {"per_request": 1, "width": 640, "height": 480}
+    workload = {"qps": 5, "input_tokens": 500, "output_tokens": 100, "images": images}
+    query = asked(tmp_path, model="Qwen/Qwen3-VL-8B-Instruct", workload=workload)
+    shown = " ".join(planner("solve", query, "--json", out).stdout.split())
+    assert "500 input (and 1 image of 640 x 480 pixels)" in shown
+    assert "vision encoder" in shown
+    shown = " ".join(planner("explain", out).stdout.split())
+    assert "1 sequence of 1,200 patches, 302 tokens" in shown
+    assert "vision_" in shown
+    assert "DIFFERS" not in shown
+
+
+def test_an_encoder_pool_is_explained(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    images = {"per_request": 2, "tokens": 1000}
+    workload = {"qps": 5, "input_tokens": 500, "output_tokens": 100, "images": images}
+    query = asked(
+        tmp_path,
+        model="Qwen/Qwen3-VL-8B-Instruct",
+        workload=workload,
+        slo={"ttft": "2s"},
+        encoder="disaggregated",
+    )
+    shown = " ".join(planner("solve", query, "--json", out).stdout.split())
+    assert "+ encoder pool" in shown
+    assert "encoder: a request's images in" in shown
+    shown = " ".join(planner("explain", out).stdout.split())
+    assert "vision_" not in shown
+    assert "transfer of embeddings" in shown
+    assert "DIFFERS" not in shown
+    data = json.loads(out.read_text())
+    data["best"]["encoder"]["device"] = "unheard_of"
+    out.write_text(json.dumps(data))
+    assert "can't encode the query's images" in refused(BAD_INPUT, "explain", out)
+
+
+def test_a_stated_load_of_experts_is_explained(tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    routing = {"distribution": "power_law", "exponent": 1.0}
+    query = asked(tmp_path, model="Qwen/Qwen3-30B-A3B", routing=routing)
+    assert planner("solve", query, "--json", out).exit_code == 0
+    shown = " ".join(planner("explain", out).stdout.split())
+    assert "experts under a stated load: power law 1, contiguous placement" in shown
+    assert "times the mean's tokens" in shown
+    assert "DIFFERS" not in shown

@@ -11,6 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from perfmodel.errors import ConfigError
+from perfmodel.expert_load import ExpertLoad
+from planner.problem import resolve
 from planner.query import Query, load_query
 from planner.schema import fields, json_schema
 from planner.solve import query_data
@@ -138,6 +140,32 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     query = load_query(written(tmp_path, text))
     assert query.model == str(tmp_path / "mine" / "config.json")
     assert query.devices[0].name == str(tmp_path / "mine.yaml")
+
+
+def test_a_recipe_in_the_query(make_query: Callable[..., Query], tmp_path: Path) -> None:
+    query = make_query(model={"recipe": {"parameters": "1.8T", "experts": 16}})
+    assert resolve(query).model.parameters() == pytest.approx(1.8e12, rel=0.01)
+    assert resolve(Query.model_validate(query_data(query))).model == resolve(query).model
+    text = GOOD.replace("Qwen/Qwen3-8B", "mine.yaml")
+    assert load_query(written(tmp_path, text)).model == str(tmp_path / "mine.yaml")
+    recipe = {"parameters": "1T", "experts": 16, "active_parameters": "2T"}
+    impossible = make_query(model={"recipe": recipe})
+    with pytest.raises(ConfigError, match="at most the 1 T parameters") as caught:
+        resolve(impossible)
+    assert caught.value.field == "model.recipe.active_parameters"
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ("{recipe: {parameters: big}}", "1: model.recipe.parameters: expected a parameters"),
+        ("{recipe: {}}", "1: model.recipe.parameters: this field is required"),
+        ("{parameters: 1T}", "1: model.recipe: this field is required"),
+        ("7", "1: model: Input should be a valid string"),
+    ],
+)
+def test_a_wrong_recipe_in_the_query(tmp_path: Path, model: str, said: str) -> None:
+    assert f"FILE:{said}" in refused(tmp_path, GOOD.replace("Qwen/Qwen3-8B", model))
 
 
 WRONG = [
@@ -373,3 +401,111 @@ def test_the_json_schema_names_the_fields() -> None:
     assert set(schema["required"]) == {"model", "workload", "devices"}
     assert set(schema["properties"]) == set(Query.model_fields)
     assert schema["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        {"per_request": 2, "width": 1024, "height": 768},
+        {"per_request": 0.5, "tokens": 1000},
+    ],
+)
+def test_images(make_query: Callable[..., Query], images: dict[str, Any]) -> None:
+    query = make_query(model="qwen3-vl-8b", workload={"images": images})
+    problem = resolve(query)
+    # 32 x 24 merged patches and two delimiters.
+    tokens = 2 * (32 * 24 + 2) if "width" in images else 500
+    assert problem.traffic.inputs.mean == query.workload.input_tokens.mean + tokens
+    assert problem.traffic.vision is not None
+    assert problem.traffic.vision.sequences == images["per_request"]
+    again = Query.model_validate(query_data(query))
+    assert resolve(again).traffic == problem.traffic
+
+
+def test_images_need_an_encoder_that_takes_them(make_query: Callable[..., Query]) -> None:
+    images = {"per_request": 1, "width": 640, "height": 480}
+    text = make_query(workload={"images": images})
+    with pytest.raises(ConfigError, match="Qwen3-8B has no vision encoder") as caught:
+        resolve(text)
+    assert caught.value.field == "workload.images"
+    strip = make_query(model="qwen3-vl-8b", workload={"images": images | {"height": 3}})
+    with pytest.raises(ConfigError, match="within a factor of 200") as caught:
+        resolve(strip)
+    assert caught.value.field == "workload.images"
+    many = make_query(model="qwen3-vl-8b", workload={"images": images | {"per_request": 900}})
+    with pytest.raises(ConfigError, match="accepts at most 262,144"):
+        resolve(many)
+
+
+@pytest.mark.parametrize(
+    ("images", "field", "said"),
+    [
+        ("{per_request: 1}", "images", "expected width and height, or tokens"),
+        ("{per_request: 1, width: 5}", "images", "expected width and height, or tokens"),
+        (
+            "{per_request: 1, width: 5, height: 5, tokens: 5}",
+            "images",
+            "expected width and height, or tokens",
+        ),
+        ("{per_request: 0, tokens: 5}", "images.per_request", "greater than 0 (got 0)"),
+        ("{per_request: yes, tokens: 5}", "images.per_request", "expected a number, got True"),
+        ("{per_request: 1, tokens: 0}", "images.tokens", "greater than or equal to 1"),
+        ("{per_request: 1, size: 5, tokens: 1}", "images.size", "unknown field"),
+    ],
+)
+def test_wrong_images(tmp_path: Path, images: str, field: str, said: str) -> None:
+    text = GOOD.replace("  qps: 20\n", f"  qps: 20\n  images: {images}\n")
+    shown = refused(tmp_path, text)
+    assert f"FILE:4: workload.{field}: " in shown
+    assert said in shown
+
+
+def test_stated_routing(make_query: Callable[..., Query], tmp_path: Path) -> None:
+    moe = "Qwen/Qwen3-30B-A3B"
+    assert resolve(make_query(model=moe, routing="balanced")).routing == "balanced"
+    stated = {"distribution": "power_law", "exponent": 0.8, "placement": "balanced"}
+    query = make_query(model=moe, routing=stated | {"redundant_experts": 8})
+    load = resolve(query).routing
+    assert load == ExpertLoad("power_law", 0.8, (), "balanced", 8)
+    assert resolve(Query.model_validate(query_data(query))).routing == load
+    counts = tmp_path / "counts.csv"
+    counts.write_text(",".join(["1"] * 128) + "\n")
+    text = GOOD.replace("Qwen/Qwen3-8B", moe)
+    text += "routing: {distribution: histogram, file: counts.csv}\n"
+    read = load_query(written(tmp_path, text))
+    assert resolve(read).routing == ExpertLoad("histogram", counts=((1.0,) * 128,))
+    for rows, said in ((1, "the 128 experts of a layer, got 3"), (2, "or of the 48 with experts")):
+        counts.write_text("1,2,3\n" * rows)
+        with pytest.raises(ConfigError, match=said):
+            resolve(read)
+    dense = make_query(routing={"distribution": "uniform"})
+    with pytest.raises(ConfigError, match="has no experts") as caught:
+        resolve(dense)
+    assert caught.value.field == "routing"
+
+
+@pytest.mark.parametrize(
+    ("routing", "field", "said"),
+    [
+        ("even", "routing", "Input should be 'balanced', 'power_law_1.01'"),
+        ("{distribution: power_law}", "routing", "exponent: expected a value"),
+        ("{distribution: uniform, exponent: 1}", "routing", "exponent: expected none"),
+        ("{distribution: histogram}", "routing", "file: expected a value"),
+        (
+            "{distribution: uniform, redundant_experts: 1}",
+            "routing",
+            "unless placement is balanced",
+        ),
+        (
+            "{distribution: power_law, exponent: -1}",
+            "routing.exponent",
+            "greater than or equal to 0",
+        ),
+        ("{distribution: zipf}", "routing.distribution", "Input should be 'uniform'"),
+        ("{placement: balanced}", "routing.distribution", "this field is required"),
+    ],
+)
+def test_wrong_routing(tmp_path: Path, routing: str, field: str, said: str) -> None:
+    shown = refused(tmp_path, f"{GOOD}routing: {routing}\n")
+    assert f"FILE:13: {field}: " in shown
+    assert said in shown

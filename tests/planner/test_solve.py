@@ -475,3 +475,19 @@ def test_a_model_with_recurrent_layers_is_planned(device: str, solved: Callable[
     pools = plan.best.pools
     assert pools
     assert all("CP" not in str(pool.layout).replace("CP1", "") for pool in pools)
+
+
+def test_images_cost_time_and_memory(solved: Callable[..., Plan]) -> None:
+    images = {"per_request": 2, "width": 1024, "height": 768}
+    model = "Qwen/Qwen3-VL-8B-Instruct"
+    seen = solved(model=model, workload={"images": images}, runtime="disaggregated").best
+    read = solved(model=model, workload={"input_tokens": 2540}, runtime="disaggregated").best
+    assert seen.ttft.encoder_s > 0
+    assert read.ttft.encoder_s == 0
+    assert seen.ttft.encoder_s < seen.ttft.service_s
+    weights = [pool.memory_bytes["weights"] for pool in seen.pools]
+    bare = [pool.memory_bytes["weights"] for pool in read.pools]
+    assert weights[0] > bare[0], "the prefill pool holds the encoder"
+    assert weights[1] == bare[1], "the decode pool does not"
+    mixed = solved(model=model, workload={"images": images}, runtime="continuous").best
+    assert 0 < mixed.ttft.encoder_s < mixed.ttft.service_s
