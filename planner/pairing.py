@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.operators.collective import NETWORK_EFFICIENCY
 from planner import sizing
 from planner.candidates import Candidates
 from planner.dominance import nondominated, reduce_decode
@@ -291,7 +290,8 @@ def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
 
 def _rank_bandwidth(pool: Candidates) -> FloatArray:
     """Network bandwidth with which one attention rank moves a sequence's cache, bytes/s."""
-    return pool.shards * pool.offer.device.network.bandwidth_bytes_per_s * NETWORK_EFFICIENCY
+    network = pool.offer.device.network
+    return pool.shards * network.pair_bytes_per_s * network.achieved
 
 
 def _cache_bytes(problem: Problem, pool: Candidates) -> float:

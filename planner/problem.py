@@ -264,7 +264,7 @@ def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> 
     host = choice.host_devices or device.host_devices
     if host < device.fast_link.span and device.platform != "scale-up":
         # A smaller host is a smaller fast domain.
-        inner = replace(device.fast_link, span=host)
+        inner = device.fast_link.within(host)
         device = replace(device, links=(inner, *device.links[1:]))
     if choice.usd_per_device_hour is not None:
         price, source = choice.usd_per_device_hour, "query"

@@ -79,7 +79,7 @@ def solve(
     served = _served(problem, fleets)
     if not served:
         raise explain_infeasible(space if True in runs else apart(space), result)
-    measured = {o.device.name for o in problem.offers if space.store.engines(o.device.name)}
+    measured = {o.device.name for o in problem.offers if space.store.engines(o.device.tables)}
     plans = [
         assess(beside(apart(space), choice.encoder) if choice.encoder else space, choice, qps)
         for qps, choice in _notable(served, measured)
