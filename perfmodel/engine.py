@@ -29,6 +29,8 @@ class EngineProfile:
         step_tokens: prompt tokens of an iteration, by default.
         splits_batches: can run two half batches at once, so that one computes while the
             other's tokens travel to their experts.
+        can_shard_sequence: has sequence parallelism beside tensor parallelism.
+        shards_sequence: and uses it in steps with prompts, where it is faster.
         captures_decode: decode steps replay a captured graph; otherwise they too are
             launched kernel by kernel.
     """
@@ -43,6 +45,8 @@ class EngineProfile:
     step_tokens: int = 8192
     splits_batches: bool = False
     captures_decode: bool = True
+    can_shard_sequence: bool = False
+    shards_sequence: bool = False
 
     def layer_overhead_s(self, work: StepWork) -> FloatArray:
         """Launch gap of one layer in each column of work, (C,).
@@ -58,11 +62,21 @@ class EngineProfile:
 # weights and cache (TensorRT-LLM's free_gpu_memory_fraction and vLLM's
 # gpu_memory_utilization are both 0.9).
 # Two half batches at once: SGLang's --enable-two-batch-overlap, vLLM's --enable-dbo.
+# Sequence parallelism: vLLM's compilation pass enable_sp, off by default.
 ENGINES = {
     profile.name: profile
     for profile in (
         EngineProfile("trtllm", "TensorRT-LLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05),
-        EngineProfile("vllm", "vLLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05, splits_batches=True),
+        EngineProfile(
+            "vllm",
+            "vLLM",
+            NEUTRAL,
+            3 * GIB,
+            0.5 * GIB,
+            0.05,
+            splits_batches=True,
+            can_shard_sequence=True,
+        ),
         EngineProfile(
             "sglang",
             "SGLang",

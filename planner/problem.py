@@ -240,9 +240,15 @@ def _routing(query: Query, model: ModelArchitecture) -> str | ExpertLoad:
 
 def _engine(query: Query) -> EngineProfile:
     profile = engine_profile(query.engine)
+    if query.execution.sequence_parallelism and not profile.can_shard_sequence:
+        raise ConfigError(
+            f"{profile.title} has no sequence parallelism (vllm has)",
+            field="execution.sequence_parallelism",
+        )
     profile = replace(
         profile,
         splits_batches=profile.splits_batches and query.execution.two_batch_overlap,
+        shards_sequence=query.execution.sequence_parallelism,
         captures_decode=profile.captures_decode and query.execution.cuda_graphs,
     )
     if query.corrections is None:

