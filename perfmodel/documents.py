@@ -7,7 +7,7 @@ mistake is reported the same way: file, line, field, and what was expected.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,20 +26,25 @@ FieldPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML file: plain data, and the line on which each field stands."""
+    """A parsed YAML file: plain data, and the line on which each field stands.
+
+    Attributes:
+        files: of fields that stand in another file, which it is (`perfmodel.inheritance`).
+    """
 
     path: Path
     data: Any
     lines: Mapping[FieldPath, int]
+    files: Mapping[FieldPath, Path] = field(default_factory=dict)
 
     def where(self, field: Sequence[str | int]) -> str:
         """`file:line: field` of the nearest enclosing field that the file really has."""
         known = tuple(field)
         while known and known not in self.lines:
             known = known[:-1]
-        line = self.lines.get(known, 1)
+        line, path = self.lines.get(known, 1), self.files.get(known, self.path)
         name = ".".join(str(part) for part in field)
-        return f"{self.path}:{line}: {name}" if name else f"{self.path}:{line}"
+        return f"{path}:{line}: {name}" if name else f"{path}:{line}"
 
 
 def read_yaml(path: Path) -> Document:

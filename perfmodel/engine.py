@@ -29,6 +29,8 @@ class EngineProfile:
         step_tokens: prompt tokens of an iteration, by default.
         splits_batches: can run two half batches at once, so that one computes while the
             other's tokens travel to their experts.
+        can_shard_sequence: has sequence parallelism beside tensor parallelism.
+        shards_sequence: and uses it in steps with prompts, where it is faster.
         captures_decode: decode steps replay a captured graph; otherwise they too are
             launched kernel by kernel.
         kv_overlap: when a prefill pool sends KV caches, by default (see `kv_transfer.OVERLAPS`).
@@ -45,6 +47,8 @@ class EngineProfile:
     splits_batches: bool = False
     captures_decode: bool = True
     kv_overlap: str = "none"
+    can_shard_sequence: bool = False
+    shards_sequence: bool = False
 
     def layer_overhead_s(self, work: StepWork) -> FloatArray:
         """Launch gap of one layer in each column of work, (C,).
@@ -63,11 +67,21 @@ class EngineProfile:
 # KV transfer: all three send a prompt's cache when it is computed. TensorRT-LLM overlaps it with
 # other requests' steps, and by layer only under TRTLLM_DISAGG_LAYERWISE; vLLM's NIXL connector
 # has the decode side read finished prompts; SGLang sends by chunk of a prompt, here always one.
+# Sequence parallelism: vLLM's compilation pass enable_sp, off by default.
 ENGINES = {
     profile.name: profile
     for profile in (
         EngineProfile("trtllm", "TensorRT-LLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05),
-        EngineProfile("vllm", "vLLM", NEUTRAL, 3 * GIB, 0.5 * GIB, 0.05, splits_batches=True),
+        EngineProfile(
+            "vllm",
+            "vLLM",
+            NEUTRAL,
+            3 * GIB,
+            0.5 * GIB,
+            0.05,
+            splits_batches=True,
+            can_shard_sequence=True,
+        ),
         EngineProfile(
             "sglang",
             "SGLang",

@@ -7,37 +7,33 @@ explains the fields. Users add devices by a path or a folder on the search path.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from perfmodel.documents import read_yaml
+from perfmodel.documents import Document, FieldPath, read_yaml
 from perfmodel.errors import ConfigError
+from perfmodel.inheritance import extend
+from perfmodel.links import ACHIEVED, TOPOLOGIES, UNLIMITED, Link
 from perfmodel.precision import FORMATS
 from perfmodel.units import parse_quantity
 
 SHIPPED = Path(__file__).parent / "data" / "devices"
 PLATFORMS = ("weak-scale-out", "strong-scale-out", "scale-up")
 PEAKS = tuple(sorted({number_format.peak for number_format in FORMATS.values()}))
-UNLIMITED = 2**31
+FIELDS = (
+    *("name", "title", "memory", "memory_bandwidth", "peak", "tdp", "host", "platform", "links"),
+    *("achieved", "caution", "notes", "extends"),
+)
+LINK_FIELDS = (
+    *("name", "span", "bandwidth", "latency", "topology", "in_network_reduction"),
+    *("oversubscription", "achieved", "source"),
+)
 
-
-@dataclass(frozen=True)
-class Link:
-    """One level of the interconnect.
-
-    Attributes:
-        span: how many devices reach each other at this level (`UNLIMITED` for the outermost).
-        bandwidth_bytes_per_s: per device, one direction.
-        latency_s: time of a message without payload (the alpha of alpha-beta).
-    """
-
-    name: str
-    span: int
-    bandwidth_bytes_per_s: float
-    latency_s: float
+__all__ = ["UNLIMITED", "Device", "Link", "device_names", "load_device"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +53,7 @@ class Device:
             published for the device; None: the operators' own assumption.
         achieved_bandwidth: the same of memory bandwidth.
         caution: what a reader of a plan that uses the device must be told.
+        measured: for a variant, the device on which operators were measured.
         sources: figure name -> where it comes from.
     """
 
@@ -75,6 +72,7 @@ class Device:
     achieved_bandwidth: float | None = None
     notes: str = ""
     caution: str = ""
+    measured: Device | None = None
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
@@ -86,6 +84,11 @@ class Device:
     def network(self) -> Link:
         """The outermost link, over which hosts (and pools) talk."""
         return self.links[-1]
+
+    @property
+    def tables(self) -> str:
+        """Under which name operator tables are stored: a variant uses those of its origin."""
+        return self.measured.tables if self.measured is not None else self.name
 
     def supports(self, peak: str) -> bool:
         """Whether the device multiplies natively at this precision."""
@@ -99,13 +102,17 @@ def load_device(name_or_path: str | Path, search_path: Iterable[Path] = ()) -> D
         ConfigError: unknown name (with the nearest known ones), or a malformed file
             (with file, line, field and what was expected).
     """
+    return _read_device(_find(name_or_path, search_path), tuple(search_path))
+
+
+def _find(name_or_path: str | Path, search_path: Iterable[Path]) -> Path:
     text = str(name_or_path)
     if text.endswith((".yaml", ".yml")):
-        return _read_device(Path(text))
+        return Path(text)
     for folder in (*search_path, SHIPPED):
         for candidate in sorted(folder.glob("*.yaml")):
             if candidate.stem.lower() == text.lower():
-                return _read_device(candidate)
+                return candidate
     names = device_names(search_path)
     close = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.4)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -118,18 +125,54 @@ def device_names(search_path: Iterable[Path] = ()) -> list[str]:
     return sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
 
 
-@lru_cache(maxsize=256)
-def _read_device(path: Path) -> Device:
+def _document(path: Path, search_path: tuple[Path, ...]) -> tuple[Document, Path | None]:
+    """A device file laid over the one it extends, and the latter's path."""
     document = read_yaml(path)
-    data = document.data
-    if not isinstance(data, dict):
+    if not isinstance(document.data, dict):
         raise ConfigError(f"{path}:1: expected a mapping describing one device")
+    if "extends" not in document.data:
+        return document, None
+    origin, seen, own = None, [path.resolve()], document
+    while isinstance(own.data, dict) and "extends" in own.data:
+        named, where = own.data["extends"], own.where(("extends",))
+        if not isinstance(named, str):
+            raise ConfigError(f"{where}: expected a device's name or path, got {named!r}")
+        if named.endswith((".yaml", ".yml")):
+            named = str(own.path.parent / named)
+        # Beside a shipped device of the same name, a file may vary that one.
+        folders = [f for f in search_path if f.resolve() != own.path.parent.resolve()]
+        try:
+            found = _find(named, [own.path.parent, *folders])
+            if found.resolve() == own.path.resolve():
+                found = _find(named, folders)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if found.resolve() in seen:
+            raise ConfigError(f"{where}: extends itself, by way of {found}")
+        seen.append(found.resolve())
+        origin = origin or found
+        own = read_yaml(found)
+        if not isinstance(own.data, dict):
+            raise ConfigError(f"{found}:1: expected a mapping describing one device")
+        base = {k: v for k, v in own.data.items() if k not in ("name", "title")}
+        document = extend(document, Document(own.path, base, own.lines, own.files))
+    return document, origin
+
+
+@lru_cache(maxsize=256)
+def _read_device(path: Path, search_path: tuple[Path, ...]) -> Device:
+    document, origin = _document(path, search_path)
+    data = document.data
+    measured = None if origin is None else _read_device(origin, search_path)
+    if measured is not None:
+        named = data.setdefault("name", path.stem)
+        data.setdefault("title", f"{named}: a variant of {measured.title}")
     sources: dict[str, str] = {}
 
-    def fail(location: tuple[str | int, ...], message: str) -> ConfigError:
+    def fail(location: FieldPath, message: str) -> ConfigError:
         return ConfigError(f"{document.where(location)}: {message}")
 
-    def get(location: tuple[str | int, ...]) -> Any:
+    def get(location: FieldPath) -> Any:
         value: Any = data
         for part in location:
             try:
@@ -138,7 +181,7 @@ def _read_device(path: Path) -> Device:
                 raise fail(location, "this field is required") from None
         return value
 
-    def quantity(location: tuple[str | int, ...], kind: str) -> float:
+    def quantity(location: FieldPath, kind: str) -> float:
         entry = get(location)
         text = entry
         if isinstance(entry, dict):
@@ -168,7 +211,7 @@ def _read_device(path: Path) -> Device:
             sources[".".join(location)] = str(entry.get("source", "not given"))
         return float(value)
 
-    def count(location: tuple[str | int, ...]) -> int:
+    def count(location: FieldPath) -> int:
         value = get(location)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise fail(location, f"expected a positive whole number, got {value!r}")
@@ -183,24 +226,27 @@ def _read_device(path: Path) -> Device:
     for name in peak:
         if name not in PEAKS:
             raise fail(("peak", str(name)), f"expected one of {', '.join(PEAKS)}")
+    for name in data:
+        if name not in FIELDS:
+            raise fail((str(name),), f"unknown field; expected {', '.join(FIELDS)}")
     entries = get(("links",))
     if not isinstance(entries, list) or not entries:
         raise fail(("links",), "expected a list of links, innermost first")
-    links: list[Link] = []
-    for i in range(len(entries)):
-        unlimited = get(("links", i, "span")) == "unlimited"
-        link = Link(
-            name=str(get(("links", i, "name"))),
-            span=UNLIMITED if unlimited else count(("links", i, "span")),
-            bandwidth_bytes_per_s=quantity(("links", i, "bandwidth"), "bytes_per_s"),
-            latency_s=quantity(("links", i, "latency"), "time"),
-        )
-        if links and link.span <= links[-1].span:
+    read = [(_link(document, i, count, quantity, get, fail), i) for i in range(len(entries))]
+    if measured is not None:
+        # A variant's new links are named after those it has: their spans say where they lie.
+        read.sort(key=lambda pair: pair[0].span)
+    for (inside, _), (link, i) in itertools.pairwise(read):
+        if link.span <= inside.span:
             raise fail(("links", i, "span"), "expected a span above the previous link's")
-        sources[f"links.{link.name}"] = str(entries[i].get("source", "not given"))
-        links.append(link)
-    if links[-1].span != UNLIMITED:
-        raise fail(("links", len(links) - 1, "span"), "the outermost link's span must be unlimited")
+        if link.topology == "mesh":
+            raise fail(("links", i, "topology"), "only the innermost link may be a mesh")
+    last, i = read[-1]
+    if last.span != UNLIMITED:
+        raise fail(("links", i, "span"), "the outermost link's span must be unlimited")
+    links = [link for link, _ in read]
+    for link, i in read:
+        sources[f"links.{link.name}"] = _link_source(document, i)
     return Device(
         name=str(get(("name",))),
         title=str(get(("title",))),
@@ -217,5 +263,60 @@ def _read_device(path: Path) -> Device:
         achieved_bandwidth=share(("achieved", "bandwidth")),
         notes=str(data.get("notes", "")),
         caution=" ".join(str(data.get("caution", "")).split()),
+        measured=measured,
         sources=sources,
     )
+
+
+def _link(
+    document: Document,
+    i: int,
+    count: Callable[[FieldPath], int],
+    quantity: Callable[[FieldPath, str], float],
+    get: Callable[[FieldPath], Any],
+    fail: Callable[[FieldPath, str], ConfigError],
+) -> Link:
+    at: FieldPath = ("links", i)
+    entry = document.data["links"][i]
+    if not isinstance(entry, dict):
+        raise fail((*at, "span"), "this field is required")
+    name = str(get((*at, "name")))
+    for key in entry:
+        if key not in LINK_FIELDS:
+            raise fail((*at, str(key)), f"unknown field; expected {', '.join(LINK_FIELDS)}")
+    topology = entry.get("topology", "switch")
+    if topology not in TOPOLOGIES:
+        expected = " or ".join(TOPOLOGIES)
+        raise fail((*at, "topology"), f"expected {expected}, got {topology!r}")
+    reduces = entry.get("in_network_reduction", False)
+    if not isinstance(reduces, bool):
+        raise fail((*at, "in_network_reduction"), f"expected true or false, got {reduces!r}")
+    shared = entry.get("oversubscription", 1.0)
+    if isinstance(shared, bool) or not isinstance(shared, int | float) or not shared >= 1:
+        raise fail((*at, "oversubscription"), f"expected a factor of at least 1, got {shared!r}")
+    achieved = entry.get("achieved", ACHIEVED)
+    if isinstance(achieved, bool) or not isinstance(achieved, int | float) or not 0 < achieved <= 1:
+        expected = "expected a share above 0 and at most 1"
+        raise fail((*at, "achieved"), f"{expected}, got {achieved!r}")
+    unlimited = get((*at, "span")) == "unlimited"
+    return Link(
+        name=name,
+        span=UNLIMITED if unlimited else count((*at, "span")),
+        bandwidth_bytes_per_s=quantity((*at, "bandwidth"), "bytes_per_s"),
+        latency_s=quantity((*at, "latency"), "time"),
+        topology=topology,
+        reduces=reduces,
+        oversubscription=float(shared),
+        achieved=float(achieved),
+    )
+
+
+def _link_source(document: Document, i: int) -> str:
+    """A link's source; where a variant changes some of its fields, which and where."""
+    entry = document.data["links"][i]
+    source = str(entry.get("source", "not given"))
+    written = {key: document.files.get(("links", i, key), document.path) for key in entry}
+    own = [key for key, file in written.items() if file == document.path and key != "name"]
+    if not own or "source" in own or "source" not in entry:
+        return source
+    return f"{', '.join(own)}: as {document.path.name} says; else {source}"

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from perfmodel.architecture import Attention, ModelArchitecture, Recurrent
 from perfmodel.hardware import Link
 from perfmodel.layout import Layouts
-from perfmodel.operators.collective import NETWORK_EFFICIENCY
 
 FloatArray = NDArray[np.float64]
 
@@ -173,7 +172,7 @@ def unhidden_s(
 
 def link_rate(link: Link) -> float:
     """What a device's network link carries, bytes/s, one direction."""
-    return link.bandwidth_bytes_per_s * NETWORK_EFFICIENCY
+    return link.pair_bytes_per_s * link.achieved
 
 
 def stage_share(layers: int, pp: FloatArray) -> FloatArray:

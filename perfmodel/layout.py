@@ -109,18 +109,24 @@ class Layouts:
         return np.where(self.aligned, self.tp_a, 1)
 
 
-def format_layout(layouts: Layouts, index: int = 0) -> str:
+def format_layout(layouts: Layouts, index: int = 0, *, sequence: bool = False) -> str:
     """Spell one layout: `attn:TP2CP2DP2 ffn:TP2EP4 PP1`; degrees of 1 are left out.
 
     TP is always written, so that each module has at least one degree.
+
+    Args:
+        sequence: mark that the engine splits tokens over TP between modules, `attn:TP2SP`.
     """
     value = {name: int(getattr(layouts, name)[index]) for name in DEGREES}
 
     def module(tp: int, *others: tuple[str, int]) -> str:
         return f"TP{tp}" + "".join(f"{name}{degree}" for name, degree in others if degree > 1)
 
+    split = f"TP{value['tp_a']}"
     attention = module(value["tp_a"], ("CP", value["cp_a"]), ("DP", value["dp_a"]))
     ffn = module(value["tp_f"], ("EP", value["ep_f"]), ("DP", value["dp_f"]))
+    if sequence:
+        attention = attention.replace(split, f"{split}SP", 1)
     return f"attn:{attention} ffn:{ffn} PP{value['pp']}"
 
 
@@ -130,13 +136,17 @@ _LAYOUT = re.compile(r"\s*attn:(\S+)\s+ffn:(\S+)(?:\s+PP(\d+))?\s*", re.IGNORECA
 def parse_layout(text: str) -> Layouts:
     """Read the spelling that `format_layout` writes (FFN's DP may be left to follow).
 
+    The mark `SP` after attention's TP is no degree: whether tokens are split is the engine's
+    to decide, step by step.
+
     Raises:
         InputError: not of that form, or the two modules' devices do not match.
     """
     match = _LAYOUT.fullmatch(text)
     if match is None:
         raise InputError(f"layout {text!r}: expected e.g. 'attn:TP2CP2DP2 ffn:TP2EP4 PP1'")
-    attention = _degrees(match.group(1), ("TP", "CP", "DP"), text)
+    unmarked = re.sub(r"(TP\d+)SP(?!\d)", r"\1", match.group(1), flags=re.IGNORECASE)
+    attention = _degrees(unmarked, ("TP", "CP", "DP"), text)
     ffn = _degrees(match.group(2), ("TP", "EP", "DP"), text)
     pp = int(match.group(3) or 1)
     devices = attention["TP"] * attention["CP"] * attention["DP"]

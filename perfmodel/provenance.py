@@ -264,7 +264,7 @@ def _why(question: _Question, columns: int) -> Reasons:
     if loaded is None:
         reasons[:] = f"no {model.family} table"
         searched = (
-            model.store.table(model.device.name, e, model.family) for e in model.table_engines
+            model.store.table(model.device.tables, e, model.family) for e in model.table_engines
         )
         if any(table is not None for table in searched):
             reasons[:] = f"no {model.family} rows of {_spelled(categories)}"
@@ -293,7 +293,7 @@ def _why(question: _Question, columns: int) -> Reasons:
 def _stand_in(model: OperatorModel, categories: Mapping[str, str]) -> str:
     """Whose rows stand in, found in the order in which `OperatorModel` looks."""
     for engine in model.table_engines:
-        frame = model.store.table(model.device.name, engine, model.family)
+        frame = model.store.table(model.device.tables, engine, model.family)
         if frame is None:
             continue
         for choice in (categories, *model.stand_ins(categories)):

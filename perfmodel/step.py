@@ -76,7 +76,7 @@ class StepModel:
         self.engine = engine
         self.precision = precision
         self.load = routing if isinstance(routing, ExpertLoad) else None
-        self._kit = ModuleKit(model, precision, operators, routing)
+        self._kit = ModuleKit(model, precision, operators, routing, engine.shards_sequence)
 
     def measured_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
         """Every operator call of the step, at the times of the tables."""

@@ -278,7 +278,7 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
         role=one.role,
         device=one.offer.device.name,
         precision=one.precision.by_module(),
-        layout=format_layout(layout),
+        layout=format_layout(layout, sequence=_splits_sequence(layout, parts)),
         batch=int(one.batch[0]),
         chunk_tokens=int(one.chunk[0]) or None,
         draft_tokens=int(one.drafts[0]),
@@ -300,6 +300,12 @@ def _pool_plan(space: Space, pool: Pool) -> PoolPlan:
         time_by_bound=mean_shares(parts, "bound"),
         limits=_limits(space, one, layout),
     )
+
+
+def _splits_sequence(layout: Layouts, parts: list[tuple[float, Breakdown]]) -> bool:
+    """Whether steps split tokens between tensor-parallel modules, by their operators."""
+    names = {op.name for _, part in parts for op in part.operators if op.total_s > 0}
+    return bool(layout.aligned[0]) and "attention_reduce_scatter" in names
 
 
 def _estimate(

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from perfmodel.layout import parse_layout
 from perfmodel.memory import encoder_memory_bytes
 from perfmodel.operators import Kind
-from perfmodel.operators.collective import NETWORK_EFFICIENCY
 from perfmodel.precision import ACTIVATION_BYTES, Precision
 from perfmodel.queueing import mean_wait_s
 from perfmodel.work import StepWork
@@ -137,7 +136,7 @@ def _one_device(space: Space, offer: Offer, receiver: Offer) -> EncoderPool | No
     service = sum(kinds.values())
     embeddings = images.per_request * image.tokens * vision.output_width * ACTIVATION_BYTES
     links = device.network, receiver.device.network
-    sent = embeddings / (min(n.bandwidth_bytes_per_s for n in links) * NETWORK_EFFICIENCY)
+    sent = embeddings / min(n.pair_bytes_per_s * n.achieved for n in links)
     return EncoderPool(
         offer=offer,
         replicas=1,

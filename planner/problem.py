@@ -327,9 +327,15 @@ def _routing(query: Query, model: ModelArchitecture) -> str | ExpertLoad:
 
 def _engine(query: Query) -> EngineProfile:
     profile = engine_profile(query.engine)
+    if query.execution.sequence_parallelism and not profile.can_shard_sequence:
+        raise ConfigError(
+            f"{profile.title} has no sequence parallelism (vllm has)",
+            field="execution.sequence_parallelism",
+        )
     profile = replace(
         profile,
         splits_batches=profile.splits_batches and query.execution.two_batch_overlap,
+        shards_sequence=query.execution.sequence_parallelism,
         captures_decode=profile.captures_decode and query.execution.cuda_graphs,
     )
     if query.corrections is None:
@@ -351,7 +357,7 @@ def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> 
     host = choice.host_devices or device.host_devices
     if host < device.fast_link.span and device.platform != "scale-up":
         # A smaller host is a smaller fast domain.
-        inner = replace(device.fast_link, span=host)
+        inner = device.fast_link.within(host)
         device = replace(device, links=(inner, *device.links[1:]))
     if choice.usd_per_device_hour is not None:
         price, source = choice.usd_per_device_hour, "query"

@@ -326,6 +326,12 @@ class ExecutionChoice(Strict):
         "while the other half's tokens travel, whenever that is faster and the engine can do "
         "it (SGLang, vLLM); `false`: never.",
     )
+    sequence_parallelism: bool = Field(
+        default=False,
+        description="In steps with prompts, an all-reduce becomes a reduce-scatter and an "
+        "all-gather with the norm between them split over the group, whenever that is faster "
+        "(vLLM's `enable_sp`, off there by default); plans mark such layouts `SP`.",
+    )
     cuda_graphs: bool = Field(
         default=True,
         description="Decode steps replay captured CUDA graphs; without, they too are launched "

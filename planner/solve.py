@@ -85,7 +85,7 @@ def solve(
         o.device.name
         for o in problem.offers
         for space in spaces.values()
-        if space.store.engines(o.device.name)
+        if space.store.engines(o.device.tables)
     }
     plans = [
         assess(_space_of(choice, spaces), choice, qps) for qps, choice in _notable(served, measured)

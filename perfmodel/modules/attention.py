@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from perfmodel.architecture import Attention, LayerGroup
 from perfmodel.layout import Layouts
+from perfmodel.modules import sequence
 from perfmodel.modules.base import (
     LAYER,
     Call,
@@ -48,7 +49,7 @@ def grouped_query(
     def call(name: str, time: OperatorTime, module: str = "attention") -> Call:
         return Call(name, module, LAYER, g, time, shapes.index)
 
-    yield call("input_norm", kit.norm(tokens))
+    yield input_norm(kit, g, layouts, work)
     gate = heads * attention.head_dim if attention.output_gate else 0.0
     yield call("qkv_proj", kit.gemm("attention", tokens, qkv + gate, hidden))
     rotated = ("rope", tokens, (heads + kv_heads) * attention.head_dim)
@@ -96,7 +97,7 @@ def latent(
     def call(name: str, time: OperatorTime, module: str = "attention") -> Call:
         return Call(name, module, LAYER, g, time, shapes.index)
 
-    yield call("input_norm", kit.norm(tokens))
+    yield input_norm(kit, g, layouts, work)
     if attention.q_lora_rank:
         down = kit.gemm("attention", tokens, attention.q_lora_rank + latent, hidden)
         yield call("latent_down_proj", down)
@@ -133,6 +134,14 @@ def latent(
         )
         yield from _generation(kit, call, Group(cp, tp), work, time, heads * attention.kv_lora_rank)
     yield call("output_proj", kit.gemm("attention", tokens, hidden, heads * attention.v_head_dim))
+
+
+def input_norm(kit: ModuleKit, g: int, layouts: Layouts, work: StepWork) -> Call:
+    """The norm before attention, of a share of the tokens where the sequence is split."""
+    shapes = Shapes(layouts, "tp_a", "cp_a", "dense_tp")
+    tokens = rank_tokens(work, shapes["cp_a"])
+    time = sequence.norm(kit, tokens, shapes["dense_tp"], work)
+    return Call("input_norm", "attention", LAYER, g, time, shapes.index)
 
 
 def context_shape(work: StepWork, cp: FloatArray) -> dict[str, FloatArray]:

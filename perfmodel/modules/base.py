@@ -69,12 +69,14 @@ class ModuleKit:
 
     Attributes:
         routing: the distribution of tokens over experts: a measured one's name, or a stated one.
+        shards_sequence: the engine may split tokens between tensor-parallel modules.
     """
 
     model: ModelArchitecture
     precision: Precision
     ops: Operators
     routing: str | ExpertLoad
+    shards_sequence: bool = False
 
     def peak(self, module: str) -> str:
         """The device peak at which a module's products run."""

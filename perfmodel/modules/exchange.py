@@ -9,6 +9,7 @@ import numpy as np
 from perfmodel.architecture import LayerGroup
 from perfmodel.expert_load import ExpertLoad, busiest_device
 from perfmodel.layout import Layouts
+from perfmodel.modules import sequence
 from perfmodel.modules.base import (
     LAYER,
     POOLING,
@@ -49,11 +50,19 @@ def _reduce(
 ) -> Iterator[Call]:
     shapes = Shapes(layouts, "tp_a", "cp_a")
     tokens = rank_tokens(work, shapes["cp_a"])
-    tp = Group(shapes["tp_a"], np.ones_like(shapes["tp_a"]))
-    time = kit.ops.collectives.all_reduce(tp, tokens * token_bytes)
-    names = ("attention_all_reduce", "ffn_all_reduce")
-    for name in names[:1] if group.feed_forward.is_absent else names:
-        yield Call(name, "communication", LAYER, g, time, shapes.index)
+    if kit.shards_sequence:
+        between = sequence.boundary(kit, shapes["tp_a"], tokens, work)
+        times = {
+            "all_reduce": between.whole,
+            "reduce_scatter": between.scatter,
+            "all_gather": between.gather,
+        }
+    else:
+        tp = Group(shapes["tp_a"], np.ones_like(shapes["tp_a"]))
+        times = {"all_reduce": kit.ops.collectives.all_reduce(tp, tokens * token_bytes)}
+    for module in ("attention",) if group.feed_forward.is_absent else ("attention", "ffn"):
+        for name, time in times.items():
+            yield Call(f"{module}_{name}", "communication", LAYER, g, time, shapes.index)
 
 
 def _redistribute(

@@ -9,6 +9,7 @@ import numpy as np
 from perfmodel.architecture import LayerGroup
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import Layouts
+from perfmodel.modules import sequence
 from perfmodel.modules.base import (
     LAYER,
     POOLING,
@@ -47,7 +48,9 @@ def dense(
         return Call(f"{name}_{suffix}", module, LAYER, g, time, shapes.index)
 
     if not ffn.is_moe:
-        yield call("norm", kit.norm(tokens))
+        at = Shapes(layouts, "tp_f", *POOLING, "dense_tp")
+        time = sequence.norm(kit, group_tokens(work, at), at["dense_tp"], work)
+        yield Call("ffn_norm", "ffn", LAYER, g, time, at.index)
     up = (ffn.matrices - 1) * width / tp
     yield call("up_proj", kit.gemm("ffn", tokens, up, hidden))
     moved = tokens * (up + width / tp) * ACTIVATION_BYTES
@@ -64,7 +67,8 @@ def routed(
     own = Shapes(layouts, "tp_a", "cp_a", "dense_tp")
     tokens = rank_tokens(work, own["cp_a"]) * own["dense_tp"] / own["tp_a"]
     tokens = np.maximum(tokens, 1.0)
-    yield Call("ffn_norm", "ffn", LAYER, g, kit.norm(tokens), own.index)
+    time = sequence.norm(kit, tokens, own["dense_tp"], work)
+    yield Call("ffn_norm", "ffn", LAYER, g, time, own.index)
     router = kit.ops.gemm.time({"dtype": "bf16"}, {"m": tokens, "n": ffn.experts, "k": hidden})
     yield Call("router", "ffn", LAYER, g, router, own.index)
     for name, n, k in (("down", ffn.latent, hidden), ("up", hidden, ffn.latent)):

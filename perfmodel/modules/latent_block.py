@@ -13,8 +13,9 @@ from perfmodel.modules.attention import (
     context_shape,
     gather_cache,
     generation_shape,
+    input_norm,
 )
-from perfmodel.modules.base import LAYER, Call, ModuleKit, Shapes, rank_tokens, where_present
+from perfmodel.modules.base import LAYER, Call, ModuleKit, Shapes, where_present
 from perfmodel.operators import Group, OperatorModel, OperatorTime
 from perfmodel.operators.base import Number
 from perfmodel.operators.sparse_attention import nearest_model
@@ -60,7 +61,7 @@ def block(
     def call(name: str, time: OperatorTime, module: str = "attention") -> Call:
         return Call(name, module, LAYER, g, time, shapes.index)
 
-    yield call("input_norm", kit.norm(rank_tokens(work, cp)))
+    yield input_norm(kit, g, layouts, work)
     ranks = Group(cp, tp)
     if work.prefill_sequences.any():
         time = context.time(categories, shape | context_shape(work, cp))

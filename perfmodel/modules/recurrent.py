@@ -9,6 +9,7 @@ import numpy as np
 from perfmodel.architecture import LayerGroup, Recurrent
 from perfmodel.errors import InputError
 from perfmodel.layout import Layouts
+from perfmodel.modules.attention import input_norm
 from perfmodel.modules.base import LAYER, Call, ModuleKit, Shapes, rank_tokens, where_present
 from perfmodel.operators import OperatorTime
 from perfmodel.operators.base import Number
@@ -52,7 +53,7 @@ def recurrent(
     def call(name: str, time: OperatorTime) -> Call:
         return Call(name, "attention", LAYER, g, time, shapes.index)
 
-    yield call("input_norm", kit.norm(tokens))
+    yield input_norm(kit, g, layouts, work)
     inputs = channels + width + (0.0 if delta else mixer.gates * values)
     yield call("recurrent_in_proj", kit.gemm("attention", tokens, inputs, hidden))
     if delta:

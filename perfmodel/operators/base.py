@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -187,6 +188,7 @@ class OperatorModel(ABC):
         else:
             seconds, measured = self._interpolate(loaded[0], categories, arrays, full)
             known = measured & loaded[1] & self.tabulated(arrays)
+            known = known & self._as_measured(floor, arrays, categories)
             kind = np.where(known, Kind.MEASURED, Kind.EXTRAPOLATED)
             seconds = np.maximum(seconds, floor)
         bound = _bound(floors, seconds, full)
@@ -229,25 +231,55 @@ class OperatorModel(ABC):
         """The table for these categories, and whether it is theirs (not a stand-in's)."""
         key = tuple(sorted(categories.items()))
         if key not in self._tables:
-            self._tables[key] = self._load(categories)
+            origin = self._measured_model
+            self._tables[key] = origin._table(categories) if origin else self._load(categories)
         return self._tables[key]
 
     def labels(self, name: str, categories: Mapping[str, str]) -> set[str]:
         """Values of a category in the first table with rows of these others (any, if none)."""
         for engine in self.table_engines:
-            frame = self.store.table(self.device.name, engine, self.family)
+            frame = self.store.table(self.device.tables, engine, self.family)
             if frame is None:
                 continue
             rows = self._select(frame, categories)
             return set((rows if len(rows) else frame)[name].unique().to_list())
         return set()
 
+    def measured_range(
+        self, categories: Mapping[str, str], axis: int
+    ) -> tuple[float, float] | None:
+        """The smallest and the largest measured coordinate of an axis; None without a table."""
+        loaded = self._table(categories)
+        if loaded is None:
+            return None
+        return loaded[0].floor(axis), float(2.0 ** loaded[0].axes[axis][-1])
+
+    @cached_property
+    def _measured_model(self) -> OperatorModel | None:
+        """Of a variant, the model of the device that was measured: its ratios carry over.
+
+        They are held against the rooflines of the device they were measured on, and multiply
+        those of the variant: twice the memory bandwidth halves what is bound by it.
+        """
+        device = self.device.measured
+        return None if device is None else type(self)(device, self.engine, self.store)
+
+    def _as_measured(
+        self, floor: FloatArray, shape: Mapping[str, Any], categories: Mapping[str, str]
+    ) -> Any:
+        """Whether the device's roofline of a shape is that of the device that was measured."""
+        origin = self._measured_model
+        if origin is None:
+            return True
+        same = np.isclose(floor, largest(origin.roofline(categories, shape)), rtol=1e-6, atol=0.0)
+        return same & origin._as_measured(floor, shape, categories)
+
     def _load(self, categories: Mapping[str, str]) -> tuple[RatioTable, bool] | None:
         if self.family not in FAMILIES:
             return None
         # Another engine's kernels on the same device are nearer than no measurement at all.
         for engine in self.table_engines:
-            frame = self.store.table(self.device.name, engine, self.family)
+            frame = self.store.table(self.device.tables, engine, self.family)
             if frame is None:
                 continue
             for choice in [categories, *self.stand_ins(categories)]:
@@ -280,7 +312,7 @@ class OperatorModel(ABC):
         return {name: rows[name].to_numpy().astype(float) for name in names}
 
     def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
-        frame = self.store.table(self.device.name, rows["engine"][0], self.family)
+        frame = self.store.table(self.device.tables, rows["engine"][0], self.family)
         assert frame is not None
         relatives = self._relatives(frame, categories)
         own, start_s = self._ratios(rows, categories)

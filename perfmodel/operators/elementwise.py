@@ -58,8 +58,10 @@ class Elementwise(OperatorModel):
         full = np.broadcast_shapes(*(a.shape for a in arrays.values()))
         floors = self.roofline(categories, arrays)
         seconds, measured = self._interpolate(loaded[0], categories, arrays, full)
-        kind = np.where(measured & loaded[1], Kind.MEASURED, Kind.EXTRAPOLATED).astype(np.uint8)
-        floor = np.minimum(np.broadcast_to(largest(floors), full), seconds)
+        floor = np.broadcast_to(largest(floors), full)
+        known = measured & loaded[1] & self._as_measured(floor, arrays, categories)
+        kind = np.where(known, Kind.MEASURED, Kind.EXTRAPOLATED).astype(np.uint8)
+        floor = np.minimum(floor, seconds)
         return OperatorTime(seconds, kind, bound_of(floors, seconds, full), floor)
 
     def fused(self, moved_bytes: Number, parts: Sequence[Part] = ()) -> OperatorTime:

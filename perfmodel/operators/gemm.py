@@ -38,7 +38,7 @@ class Gemm(OperatorModel):
         engine = rows["engine"][0]
         fused = FUSED_QUANTIZATION.get((engine, categories["dtype"]), 0.0)
         if fused:
-            everything = self.store.table(self.device.name, engine, self.family)
+            everything = self.store.table(self.device.tables, engine, self.family)
             assert everything is not None
             bf16 = self._select(everything, {"dtype": "bf16"})
             rows = _without_quantization(rows, bf16, categories["dtype"], fused)

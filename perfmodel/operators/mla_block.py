@@ -39,7 +39,7 @@ class _MlaModule(LatentBlock):
     @property
     def has_table(self) -> bool:
         """Whether this engine's blocks were measured on this device."""
-        return self.store.table(self.device.name, self.engine, self.family) is not None
+        return self.store.table(self.device.tables, self.engine, self.family) is not None
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """Another cache format, then other weights."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from perfmodel.database import PerfStore
 from perfmodel.errors import ConfigError
 from perfmodel.hardware import PLATFORMS, SHIPPED, UNLIMITED, device_names, load_device
+from perfmodel.operators import Kind, Operators
 from perfmodel.precision import FORMATS
 
 GOOD = """\
@@ -156,3 +159,107 @@ def test_links_that_are_no_list_are_refused(tmp_path: Path) -> None:
     text = GOOD[: GOOD.index("links:")] + "links: nvlink\n"
     with pytest.raises(ConfigError, match=r":12: links: expected a list of links"):
         load_device(written(tmp_path, text))
+
+
+# Variants.
+
+
+@pytest.mark.parametrize(
+    ("text", "link", "expected"),
+    [
+        ("links: [{name: nic, bandwidth: 100GB/s}]", "nic", (UNLIMITED, 100e9, 1.0)),
+        (
+            "platform: scale-up\nhost: {devices: 144}\nlinks: [{name: nvlink, span: 144}]",
+            "nvlink",
+            (144, 450e9, 1.0),
+        ),
+        (
+            "links:\n  - {name: nic, span: 256}\n  - {name: spine, span: unlimited, "
+            "bandwidth: 50GB/s, latency: 7us, oversubscription: 2}",
+            "spine",
+            (UNLIMITED, 50e9, 2.0),
+        ),
+    ],
+    ids=["nic", "scale-up", "spine"],
+)
+def test_a_variant_is_a_few_lines(
+    tmp_path: Path, text: str, link: str, expected: tuple[float, ...]
+) -> None:
+    path = written(tmp_path, f"extends: h100_sxm\n{text}\n", "mine.yaml")
+    device, h100 = load_device("mine", [tmp_path]), load_device("h100_sxm")
+    assert device == load_device(path)
+    found = next(one for one in device.links if one.name == link)
+    assert (found.span, found.bandwidth_bytes_per_s, found.oversubscription) == expected
+    assert (device.name, device.tables, device.measured) == ("mine", "h100_sxm", h100)
+    assert device.peak_flops_per_s == h100.peak_flops_per_s
+    assert [one.span for one in device.links] == sorted(one.span for one in device.links)
+    changed = next(i for i in device.sources if i == f"links.{link}")
+    assert link == "spine" or "as mine.yaml says; else" in device.sources[changed]
+
+
+def test_variants_may_extend_variants_by_path(tmp_path: Path) -> None:
+    written(tmp_path, GOOD)
+    written(tmp_path, "extends: ./toy.yaml\ntdp: 300W\n", "cool.yaml")
+    path = written(tmp_path, "extends: cool\npeak: {fp8: 4000TFLOP/s}\n", "quick.yaml")
+    device = load_device(path)
+    assert device.tdp_w == 300
+    assert device.peak_flops_per_s == {"bf16": 1e15, "fp8": 4e15}
+    assert device.tables == "toy"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("extends: h100\n", "mine.yaml:1: extends: unknown device 'h100'; did you mean"),
+        ("extends: [a]\n", "mine.yaml:1: extends: expected a device's name or path"),
+        ("extends: ./mine.yaml\n", "extends itself"),
+        ("extends: toy\ntpd: 3W\n", "mine.yaml:2: tpd: unknown field; expected name,"),
+        ("extends: toy\nlinks: [{name: nic, bandwidth: 5GB}]\n", "links.1.bandwidth: "),
+        ("extends: toy\nlinks:\n- {name: x, span: 4}\n", "mine.yaml:3: links.2.bandwidth: this"),
+        (
+            "extends: toy\nlinks: [{name: nic, oversubscription: 0.5}]\n",
+            "mine.yaml:2: links.1.oversubscription: expected a factor of at least 1",
+        ),
+        (
+            "extends: toy\nlinks: [{name: nic, topology: ring}]\n",
+            "mine.yaml:2: links.1.topology: expected switch or mesh",
+        ),
+        (
+            "extends: toy\nlinks: [{name: nic, topology: mesh}]\n",
+            "mine.yaml:2: links.1.topology: only the innermost",
+        ),
+        (
+            "extends: toy\nlinks: [{name: nic, in_network_reduction: 2}]\n",
+            "mine.yaml:2: links.1.in_network_reduction: expected true or false",
+        ),
+        (
+            "extends: toy\nlinks: [{name: nic, achieved: 2}]\n",
+            "mine.yaml:2: links.1.achieved: expected a share",
+        ),
+        ("extends: bad\n", "bad.yaml:1: tdp: unknown unit 'V'"),
+    ],
+)
+def test_a_malformed_variant_is_told_which_file_and_line(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    written(tmp_path, GOOD)
+    written(tmp_path, "tdp: 7V\n" + GOOD.replace("tdp: 700W\n", ""), "bad.yaml")
+    with pytest.raises(ConfigError) as caught:
+        load_device(written(tmp_path, text, "mine.yaml"))
+    assert expected in str(caught.value)
+
+
+def test_measurements_carry_over_by_the_roofline(store: PerfStore, tmp_path: Path) -> None:
+    same = load_device(written(tmp_path, "extends: h100_sxm\ntdp: 500W\n", "same.yaml"))
+    text = "extends: h100_sxm\nmemory_bandwidth: 6.7TB/s\n"
+    fast = load_device(written(tmp_path, text, "fast.yaml"))
+    shape = {"m": 1.0, "n": 8192.0, "k": 8192.0}  # bound by the weights' bytes
+    columns = {name: np.array([[value]]) for name, value in shape.items()}
+    times = [
+        Operators(device, "trtllm", store).gemm.time({"dtype": "bf16"}, columns)
+        for device in (load_device("h100_sxm"), same, fast)
+    ]
+    assert times[1].seconds.item() == times[0].seconds.item()
+    assert 0.5 <= times[2].seconds.item() / times[0].seconds.item() < 0.75
+    kinds = [time.kind.item() for time in times]
+    assert kinds == [Kind.MEASURED, Kind.MEASURED, Kind.EXTRAPOLATED]
