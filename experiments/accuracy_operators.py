@@ -4,7 +4,8 @@ Two tests on each shipped table that an operator model reads:
 
 - rows: a random tenth of its rows is left out (seeded);
 - shapes: every fifth shape is left out whole: (n, k) of a dense layer, head counts and
-  size of attention, the layer and its degrees of routed experts, devices of collectives.
+  size of attention, the layer and its degrees of routed experts, devices of collectives,
+  devices, hosts and tokens' width of exchanges.
 
 A model is built on the rest and predicts what was left out, by the code path that
 solving a query takes. At most `CAP` rows per table and test are predicted, drawn at random.
@@ -28,7 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -41,11 +42,14 @@ import polars as pl
 
 from perfmodel.database import PerfStore
 from perfmodel.hardware import load_device
+from perfmodel.operators.all_to_all import DOMAIN, NETWORK, SMS, AllToAll
 from perfmodel.operators.attention import ContextAttention, GenerationAttention
 from perfmodel.operators.base import OperatorModel, largest
 from perfmodel.operators.collective import AllReduce, NcclCollective
+from perfmodel.operators.dispatched import DispatchedExperts
 from perfmodel.operators.gemm import Gemm
 from perfmodel.operators.mla import MlaAbsorb, MlaContext, MlaGeneration
+from perfmodel.operators.mla_block import WideMlaContext, WideMlaGeneration
 from perfmodel.operators.moe import RoutedExperts
 
 if TYPE_CHECKING:
@@ -77,16 +81,29 @@ class Subject:
         categories: columns that must match exactly.
         shape: columns that make a whole shape.
         line: the token axis, along which noise is estimated.
+        prepare: leaves out rows that no estimate reads, and adds labels that the table implies.
     """
 
     model: type[OperatorModel]
     categories: tuple[str, ...]
     shape: tuple[str, ...]
     line: str
+    prepare: Callable[[pl.DataFrame], pl.DataFrame] = lambda frame: frame
+
+
+def _exchanges(frame: pl.DataFrame) -> pl.DataFrame:
+    """At the multiprocessors that engines give to them, with how far they reach."""
+    read = pl.col("sms").is_in([0, SMS]) & (pl.col("operation") != "combine_low_precision")
+    reach = pl.when(pl.col("nodes") == 1).then(pl.lit(DOMAIN)).otherwise(pl.lit(NETWORK))
+    return frame.filter(read).with_columns(reach=reach)
 
 
 _KV = ("dtype", "kv_dtype")
 _LAYER = ("hidden", "intermediate", "top_k", "experts", "tp", "ep")
+_SPREAD = ("hidden", "intermediate", "top_k", "experts", "slots", "ep")
+_EXCHANGE = ("operation", "mode", "dtype", "reach")
+_TRAVELS = ("hidden", "top_k", "experts", "devices", "nodes")
+_WIDE = ("gemm_dtype", *_KV)
 SUBJECTS = {
     subject.model.family: subject
     for subject in (
@@ -97,6 +114,10 @@ SUBJECTS = {
         Subject(MlaGeneration, _KV, ("heads",), "context_tokens"),
         Subject(MlaAbsorb, ("dtype", "stage"), ("heads",), "tokens"),
         Subject(RoutedExperts, ("dtype", "routing", "activation"), _LAYER, "tokens"),
+        Subject(DispatchedExperts, ("phase", "dtype", "routing"), _SPREAD, "tokens"),
+        Subject(AllToAll, _EXCHANGE, _TRAVELS, "tokens", _exchanges),
+        Subject(WideMlaContext, _WIDE, ("heads",), "tokens"),
+        Subject(WideMlaGeneration, _WIDE, ("heads",), "context_tokens"),
         Subject(AllReduce, ("dtype",), ("devices",), "message_bytes"),
         Subject(NcclCollective, ("operation", "dtype"), ("devices",), "message_bytes"),
     )
@@ -160,7 +181,7 @@ def left_out(frame: pl.DataFrame, subject: Subject, test: str) -> np.ndarray:
 
 def predictions(model: OperatorModel, subject: Subject, rows: pl.DataFrame) -> Iterator[np.ndarray]:
     """Measured time, predicted time and roofline of rows: one (N, 3) array per category."""
-    names = [*model.slices, *model.axes]
+    names = [*model.slices, *model.axes, *model.beside]
     for labels, part in rows.group_by(subject.categories, maintain_order=True):
         categories = dict(zip(subject.categories, map(str, labels), strict=True))
         shape = {name: part[name].to_numpy().astype(float)[:, None] for name in names}
@@ -192,6 +213,7 @@ def score(key: tuple[str, str, str], cap: int) -> list[tuple[Score, np.ndarray]]
     subject = SUBJECTS[family]
     frame = PerfStore().table(*key)
     assert frame is not None
+    frame = subject.prepare(frame)
     if "prefix_tokens" in frame.columns:
         frame = frame.filter(pl.col("prefix_tokens") == 0)
     jumps = np.quantile(noise(frame, subject), [0.5, 0.9])

@@ -94,6 +94,8 @@ WATCHED = (
     "mla_generation",
     "mla_context_block",
     "mla_generation_block",
+    "wide_mla_context",
+    "wide_mla_generation",
     "sparse_context",
     "sparse_generation",
     "delta_scan",

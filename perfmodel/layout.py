@@ -75,6 +75,12 @@ class Layouts:
         return aligned
 
     @property
+    def dispatched(self) -> NDArray[np.bool_]:
+        """Experts are spread over devices that do not share tokens: these travel to them."""
+        dispatched: NDArray[np.bool_] = ~self.aligned & (self.ep_f > 1)
+        return dispatched
+
+    @property
     def decode_copies(self) -> IntArray:
         """How many FFN groups process the same decoded token, shape (L,).
 

@@ -141,8 +141,5 @@ WEIGHT_ONLY = {
 }
 """The weight-only form of each format that otherwise multiplies natively."""
 
-QUANTIZED_BYTES = {"bf16": 2.0, "fp8": 1.0, "int8": 1.0, "fp4": 4.5 / 8}
-"""An activation element on its way into a product, by the peak at which the product runs."""
-
 ACTIVATION_BYTES = 2.0
 """Residual-stream activations and collective payloads are bf16 in every engine modelled."""

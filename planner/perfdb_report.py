@@ -244,6 +244,8 @@ _AXES: dict[str, Axes] = {
     "attention_generation": (("batch",), ("context_tokens",)),
     "mla_context": (("batch",), ("tokens",)),
     "mla_generation": (("batch",), ("context_tokens",)),
+    "wideep_mla_context": (("batch",), ("tokens",)),
+    "wideep_mla_generation": (("batch",), ("context_tokens",)),
 }
 """By family: the columns whose products are drawn across and up."""
 

@@ -434,7 +434,8 @@ class Query(Strict):
     routing: Routing = Field(
         default="power_law_1.01",
         description="How tokens spread over experts: as in a measured table (`power_law_1.01`, "
-        "`power_law_1.2`; `balanced`, as under expert load balancing), or a stated distribution.",
+        "`power_law_1.2`; with `_eplb`, after a load balancer placed the busy ones; `balanced`, "
+        "its ideal), or a stated distribution.",
     )
     precision: PrecisionChoice = PrecisionChoice()
     speculation: SpeculationChoice | None = Field(

@@ -123,7 +123,9 @@ class RoutingChoice(Strict):
         return self
 
 
-MeasuredRouting = Literal["balanced", "power_law_1.01", "power_law_1.2"]
+MeasuredRouting = Literal[
+    "balanced", "power_law_1.01", "power_law_1.2", "power_law_1.01_eplb", "power_law_1.2_eplb"
+]
 
 
 def _routing_kind(value: Any) -> str:

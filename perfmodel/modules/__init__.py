@@ -13,7 +13,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -23,17 +23,15 @@ from perfmodel.architecture import Attention, LayerGroup, Recurrent
 from perfmodel.correction import DRAFT
 from perfmodel.layout import Layouts
 from perfmodel.modules.attention import grouped_query, latent
-from perfmodel.modules.base import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, ModuleKit
+from perfmodel.modules.base import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, Module, ModuleKit
 from perfmodel.modules.ends import draft_projection, ends
 from perfmodel.modules.exchange import exchange
 from perfmodel.modules.feed_forward import dense, routed
-from perfmodel.modules.latent_block import block
+from perfmodel.modules.latent_block import beside_dispatch, block
 from perfmodel.modules.recurrent import recurrent
 from perfmodel.modules.vision import VISION, encode
 from perfmodel.operators import OperatorTime
 from perfmodel.work import StepWork
-
-Module = Callable[[ModuleKit, int, LayerGroup, Layouts, StepWork], Iterator[Call]]
 
 __all__ = [
     "BOUNDARY",
@@ -169,8 +167,10 @@ def _mixer(kit: ModuleKit, attention: Attention | Recurrent) -> Module:
     if attention.kind == "gqa":
         return grouped_query
     # Some engines' tables have latent attention as one block, others by its kernels.
-    whole = bool(attention.q_lora_rank) and kit.ops.mla_generation_block.has_table
-    return block if attention.index_top_k or whole else latent
+    ranked = bool(attention.q_lora_rank)
+    if attention.index_top_k or (ranked and kit.ops.mla_generation_block.has_table):
+        return block
+    return beside_dispatch if ranked and kit.ops.wide_mla_generation.has_table else latent
 
 
 def _shared(members: list[tuple[int, LayerGroup]], calls: Iterator[Call]) -> Iterator[Call]:

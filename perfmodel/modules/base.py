@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import ModelArchitecture
+from perfmodel.architecture import LayerGroup, ModelArchitecture
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import Layouts
 from perfmodel.operators import Operators, OperatorTime
@@ -124,6 +125,27 @@ def where_present(present: NDArray[np.bool_], time: OperatorTime) -> OperatorTim
         seconds=np.where(present, time.seconds, 0.0),
         floor_s=np.where(present, time.floor_s, 0.0),
     )
+
+
+Module = Callable[[ModuleKit, int, LayerGroup, Layouts, StepWork], Iterator[Call]]
+"""The calls that one module of a layer makes."""
+
+
+def by_layout(
+    kit: ModuleKit,
+    g: int,
+    group: LayerGroup,
+    layouts: Layouts,
+    work: StepWork,
+    parts: Iterable[tuple[NDArray[np.bool_], Module]],
+) -> Iterator[Call]:
+    """A module that differs between layouts: each part serves those of its mask, (L,)."""
+    for chosen, module in parts:
+        rows = np.flatnonzero(chosen)
+        if len(rows):
+            part = layouts[rows] if len(rows) < len(layouts) else layouts
+            for call in module(kit, g, group, part, work):
+                yield spread(call, rows, len(layouts))
 
 
 def spread(call: Call, rows: NDArray[np.intp], count: int) -> Call:

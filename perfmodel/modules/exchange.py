@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from perfmodel.architecture import LayerGroup
-from perfmodel.expert_load import ExpertLoad, busiest_device
 from perfmodel.layout import Layouts
 from perfmodel.modules import sequence
 from perfmodel.modules.base import (
@@ -21,7 +20,7 @@ from perfmodel.modules.base import (
     spread,
 )
 from perfmodel.operators import Group, OperatorTime
-from perfmodel.precision import ACTIVATION_BYTES, QUANTIZED_BYTES
+from perfmodel.precision import ACTIVATION_BYTES
 from perfmodel.work import StepWork
 
 
@@ -31,8 +30,9 @@ def exchange(
     """Collectives between the modules of a layer.
 
     Where FFN shards coincide with attention's tensor-parallel group, one all-reduce after
-    each module. Elsewhere attention's sum is scattered, tokens travel to the FFN's
-    shards and back, and are gathered again.
+    each module. Elsewhere attention's sum is scattered, tokens are shared with the FFN's
+    shards and its sums scattered, and are gathered again. How they get to experts on other
+    devices is those experts' part (`spread_experts`).
     """
     token_bytes = kit.model.hidden * ACTIVATION_BYTES
     aligned = layouts.aligned
@@ -81,26 +81,8 @@ def _redistribute(
     ffn = Shapes(layouts, "tp_f", "ep_f", *POOLING)
     if group.feed_forward.is_moe:
         per_device = group_tokens(work, ffn) / (ffn["tp_f"] * ffn["ep_f"])
-        experts = Group(ffn["ep_f"], ffn["tp_f"])
-        # Tensor-parallel expert shards first share their tokens.
-        top_k = group.feed_forward.top_k
-        shared = np.maximum(per_device * ffn["tp_f"], 1.0)
-        if isinstance(kit.routing, ExpertLoad):
-            # The exchange ends when the busiest device has what it is sent.
-            which, tokens = group.feed_forward, group_tokens(work, ffn)
-            busiest, _ = busiest_device(
-                kit.routing, which.experts, which.top_k, ffn["ep_f"], tokens
-            )
-            sent_tokens = shared * busiest
-        else:
-            sent_tokens = shared
-        sent = QUANTIZED_BYTES[kit.peak("experts")]
-        width = group.feed_forward.latent or kit.model.hidden
-        dispatch = collectives.dispatch(experts, width * sent, sent_tokens, top_k)
-        yield call("dispatch", dispatch, ffn)
-        combine = collectives.dispatch(experts, width * ACTIVATION_BYTES, sent_tokens, top_k)
-        yield call("combine", combine, ffn)
-        inner = shared
+        # Tensor-parallel expert shards share their tokens; experts get theirs beside this.
+        inner = np.maximum(per_device * ffn["tp_f"], 1.0)
     elif kit.model.is_moe or group.feed_forward.is_absent:
         inner = None  # a dense layer among expert layers runs whole on each device
     else:

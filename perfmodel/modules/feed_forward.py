@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from perfmodel.architecture import LayerGroup
-from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import Layouts
 from perfmodel.modules import sequence
 from perfmodel.modules.base import (
@@ -16,9 +15,11 @@ from perfmodel.modules.base import (
     Call,
     ModuleKit,
     Shapes,
+    by_layout,
     group_tokens,
     rank_tokens,
 )
+from perfmodel.modules.spread_experts import pooled_experts, spread_experts
 from perfmodel.operators import OperatorTime
 from perfmodel.precision import ACTIVATION_BYTES
 from perfmodel.work import StepWork
@@ -62,7 +63,7 @@ def dense(
 def routed(
     kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork
 ) -> Iterator[Call]:
-    """Router and routed experts of a layer."""
+    """Router and routed experts of a layer, with the exchange of tokens that these need."""
     ffn, hidden = group.feed_forward, kit.model.hidden
     own = Shapes(layouts, "tp_a", "cp_a", "dense_tp")
     tokens = rank_tokens(work, own["cp_a"]) * own["dense_tp"] / own["tp_a"]
@@ -75,23 +76,5 @@ def routed(
         if ffn.latent:
             time = kit.gemm("ffn", tokens, n, k)
             yield Call(f"latent_{name}_proj", "ffn", LAYER, g, time, own.index)
-    shapes = Shapes(layouts, "tp_f", "ep_f", *POOLING)
-    one = np.ones_like(shapes["tp_f"])
-    categories = {
-        "dtype": kit.precision.experts,
-        "activation": "gated" if ffn.gated else "plain",
-    }
-    shape = {
-        "tokens": group_tokens(work, shapes),
-        "hidden": (ffn.latent or hidden) * one,
-        "intermediate": ffn.intermediate * one,
-        "top_k": ffn.top_k * one,
-        "experts": ffn.experts * one,
-        "tp": shapes["tp_f"],
-        "ep": shapes["ep_f"],
-    }
-    if isinstance(kit.routing, ExpertLoad):
-        time = kit.ops.experts.under_load(kit.routing, categories, shape)
-    else:
-        time = kit.ops.experts.time({**categories, "routing": kit.routing}, shape)
-    yield Call("routed_experts", "ffn", LAYER, g, time, shapes.index)
+    parts = ((~layouts.dispatched, pooled_experts), (layouts.dispatched, spread_experts))
+    yield from by_layout(kit, g, group, layouts, work, parts)

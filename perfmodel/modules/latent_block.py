@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,8 +15,17 @@ from perfmodel.modules.attention import (
     gather_cache,
     generation_shape,
     input_norm,
+    latent,
 )
-from perfmodel.modules.base import LAYER, Call, ModuleKit, Shapes, where_present
+from perfmodel.modules.base import (
+    LAYER,
+    Call,
+    ModuleKit,
+    Shapes,
+    by_layout,
+    rank_tokens,
+    where_present,
+)
 from perfmodel.operators import Group, OperatorModel, OperatorTime
 from perfmodel.operators.base import Number
 from perfmodel.operators.sparse_attention import nearest_model
@@ -29,6 +39,60 @@ def block(
 
     A step with both passes the projections' weights twice, as the tables time them.
     """
+    attention = group.attention
+    assert isinstance(attention, Attention)
+    context: OperatorModel
+    generation: OperatorModel
+    context, generation = kit.ops.mla_context_block, kit.ops.mla_generation_block
+    if attention.index_top_k:
+        context, generation = kit.ops.sparse_context, kit.ops.sparse_generation
+    yield from _block(kit, g, group, layouts, work, context, generation)
+
+
+def beside_dispatch(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork
+) -> Iterator[Call]:
+    """Blocks of ranks whose tokens are dispatched to experts; kernel by kernel elsewhere."""
+    parts = ((~layouts.dispatched, latent), (layouts.dispatched, _beside_dispatched))
+    yield from by_layout(kit, g, group, layouts, work, parts)
+
+
+def _beside_dispatched(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork
+) -> Iterator[Call]:
+    """The blocks were timed with a cache in fp8, which a step of prompts alone does not feel.
+
+    Decodes from a cache in bf16 are better known kernel by kernel.
+    """
+    alike = (work.decode_sequences == 0) | kit.precision.kv.startswith("fp8")
+    for module, columns in ((_wide_block, alike), (latent, ~alike)):
+        if columns.any():
+            for call in module(kit, g, group, layouts, work):
+                yield replace(call, time=where_present(columns, call.time))
+
+
+def _wide_block(
+    kit: ModuleKit, g: int, group: LayerGroup, layouts: Layouts, work: StepWork
+) -> Iterator[Call]:
+    attention = group.attention
+    assert isinstance(attention, Attention)
+    context, generation = kit.ops.wide_mla_context, kit.ops.wide_mla_generation
+    yield from _block(kit, g, group, layouts, work, context, generation)
+    shapes = Shapes(layouts, "cp_a")
+    width = attention.q_lora_rank + attention.kv_lora_rank + attention.rope_head_dim
+    down = kit.gemm("attention", rank_tokens(work, shapes["cp_a"]), width, kit.model.hidden)
+    yield Call("latent_down_proj", "attention", LAYER, g, down, shapes.index)
+
+
+def _block(
+    kit: ModuleKit,
+    g: int,
+    group: LayerGroup,
+    layouts: Layouts,
+    work: StepWork,
+    context: OperatorModel,
+    generation: OperatorModel,
+) -> Iterator[Call]:
     attention, hidden = group.attention, kit.model.hidden
     assert isinstance(attention, Attention)
     shapes = Shapes(layouts, "tp_a", "cp_a")
@@ -49,11 +113,7 @@ def block(
         "dtype": "bf16",
         "kv_dtype": "fp8" if kit.precision.kv.startswith("fp8") else "bf16",
     }
-    context: OperatorModel
-    generation: OperatorModel
-    context, generation = kit.ops.mla_context_block, kit.ops.mla_generation_block
     if attention.index_top_k:
-        context, generation = kit.ops.sparse_context, kit.ops.sparse_generation
         categories["variant"] = "dsa" if attention.index_heads else "dsa_reuse"
         categories["model"] = nearest_model(dimensions)
     shape: dict[str, Number] = {"heads": attention.heads / tp, **dimensions}

@@ -6,19 +6,27 @@
 | `OperatorModel`, `OperatorTime` | the interface, and what it returns |
 | `Kind`, `Bound` | how a time is known, and what it is spent on |
 | `Group` | the devices of a collective |
+| `Tokens` | what travels to experts on other devices, and back |
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from perfmodel.operators.all_to_all import TokenExchange, Tokens
 from perfmodel.operators.attention import ContextAttention, GenerationAttention
 from perfmodel.operators.base import Bound, Kind, OperatorModel, OperatorTime
 from perfmodel.operators.collective import Collectives, Group
+from perfmodel.operators.dispatched import DispatchedExperts, SpreadExperts
 from perfmodel.operators.elementwise import Elementwise
 from perfmodel.operators.gemm import Gemm
 from perfmodel.operators.mla import MlaAbsorb, MlaContext, MlaGeneration
-from perfmodel.operators.mla_block import MlaContextModule, MlaGenerationModule
+from perfmodel.operators.mla_block import (
+    MlaContextModule,
+    MlaGenerationModule,
+    WideMlaContext,
+    WideMlaGeneration,
+)
 from perfmodel.operators.moe import RoutedExperts
 from perfmodel.operators.recurrent import (
     DeltaNetConvolution,
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from perfmodel.database import PerfStore
     from perfmodel.hardware import Device
 
-__all__ = ["Bound", "Group", "Kind", "OperatorModel", "OperatorTime", "Operators"]
+__all__ = ["Bound", "Group", "Kind", "OperatorModel", "OperatorTime", "Operators", "Tokens"]
 
 
 class Operators:
@@ -47,6 +55,8 @@ class Operators:
         self.mla_absorb = MlaAbsorb(device, engine, store)
         self.mla_context_block = MlaContextModule(device, engine, store)
         self.mla_generation_block = MlaGenerationModule(device, engine, store)
+        self.wide_mla_context = WideMlaContext(device, engine, store)
+        self.wide_mla_generation = WideMlaGeneration(device, engine, store)
         self.sparse_context = SparseContextModule(device, engine, store)
         self.sparse_generation = SparseGenerationModule(device, engine, store)
         self.delta_convolution = DeltaNetConvolution(device, engine, store)
@@ -54,5 +64,9 @@ class Operators:
         self.mamba_convolution = MambaConvolution(device, engine, store)
         self.mamba_scan = MambaScan(device, engine, store)
         self.experts = RoutedExperts(device, engine, store)
+        self.dispatched_experts = DispatchedExperts(device, engine, store)
+        self.spread_experts = SpreadExperts(device, engine, store)
         self.elementwise = Elementwise(device, engine, store)
         self.collectives = Collectives(device, engine, store)
+        self.exchange = TokenExchange(device, engine, store, self.collectives)
+        self.all_to_all = self.exchange.model

@@ -32,10 +32,14 @@ class LatentBlock(OperatorModel):
 
     Categories: `gemm_dtype` of the projections' weights, `dtype` of queries, `kv_dtype`, and
     what subclasses add.
+
+    Class attributes:
+        projects_down: the projections to the latents of queries and keys are part of it.
     """
 
     slices: ClassVar[Mapping[str, float]] = {"heads": 1.0}
     relatives: ClassVar[int] = 0
+    projects_down: ClassVar[bool] = True
     efficiency: ClassVar[Roofline] = Roofline(0.4, 0.6, 1.0)
 
     @abstractmethod
@@ -65,7 +69,8 @@ class LatentBlock(OperatorModel):
         context = tokens + prefix
         latent = d["kv_lora_rank"] + d["rope_dim"]
         query = heads * (d["nope_dim"] + d["rope_dim"])
-        elements = d["hidden"] * (d["q_lora_rank"] + latent + heads * d["v_dim"])
+        down = d["q_lora_rank"] + latent if self.projects_down else 0.0
+        elements = d["hidden"] * (down + heads * d["v_dim"])
         elements = elements + d["q_lora_rank"] * query
         elements = elements + d["kv_lora_rank"] * heads * (d["nope_dim"] + d["v_dim"])
         own_index = categories.get("variant") == "dsa"

@@ -1,15 +1,21 @@
-"""Latent attention's whole block, for engines whose tables time it so (vLLM)."""
+"""Latent attention's whole block, for engines whose tables time it so.
+
+vLLM's do in any layout, SGLang's for ranks whose tokens are dispatched to experts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from perfmodel.operators.attention_block import Dimensions, LatentBlock, LatentDecodeBlock
 from perfmodel.operators.base import Roofline, largest
 from perfmodel.precision import FORMATS
+
+if TYPE_CHECKING:
+    import polars as pl
 
 DEEPSEEK: Dimensions = {
     "hidden": 7168,
@@ -82,3 +88,25 @@ class MlaGenerationModule(LatentDecodeBlock, _MlaModule):
     """Decode on the latent."""
 
     family: ClassVar[str] = "mla_generation_module"
+
+
+class _WideMla(_MlaModule):
+    """As SGLang runs it beside dispatched experts: without the down projections before it."""
+
+    projects_down: ClassVar[bool] = False
+
+    def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
+        """The tables' `dtype` repeats that of the weights."""
+        return super()._select(frame, {n: v for n, v in categories.items() if n != "dtype"})
+
+
+class WideMlaContext(_WideMla, MlaContextModule):
+    """Prefill."""
+
+    family: ClassVar[str] = "wideep_mla_context"
+
+
+class WideMlaGeneration(_WideMla, MlaGenerationModule):
+    """Decode."""
+
+    family: ClassVar[str] = "wideep_mla_generation"

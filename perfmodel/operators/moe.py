@@ -18,6 +18,12 @@ from perfmodel.operators.base import (
 )
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS
 
+BALANCED = "balanced"
+EPLB = "_eplb"
+"""Ends the name of a routing whose busy experts were placed so that devices' loads are even."""
+
+_POWER_LAWS = ("power_law_1.01", "power_law_1.02", "power_law_1.2", "power_law_0.8")
+
 _STAND_INS = ("fp8_block", "fp8", "bf16", "nvfp4", "mxfp4")
 
 
@@ -80,16 +86,28 @@ class RoutedExperts(OperatorModel):
             2.0 * pairs * expert / rate, moved / self.device.memory_bandwidth_bytes_per_s
         )
 
+    @property
+    def has_table(self) -> bool:
+        """Whether any engine's were measured on this device."""
+        tables = (self.store.table(self.device.name, e, self.family) for e in self.table_engines)
+        return any(table is not None for table in tables)
+
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
-        """The same format under another routing, then other formats, under their own first."""
-        wanted = categories["routing"]
-        routings = dict.fromkeys((wanted, "power_law_1.01", "power_law_1.2", "balanced"))
+        """The same format under the nearest other routing, then other formats, likewise."""
+        routings = nearest_routings(categories["routing"])
         own = categories["dtype"]
         # mxfp4 is measured with bf16 activations under its own name, mxfp4_mxfp8 with mxfp8 ones.
         near = ("mxfp4",) if own == "mxfp4_weight_only" else ()
         formats = dict.fromkeys((own, *near, *_STAND_INS))
         choices = [{**categories, "dtype": f, "routing": r} for f in formats for r in routings]
         return [c for c in choices if c != dict(categories)]
+
+    def base_table(
+        self, load: ExpertLoad, categories: Mapping[str, str], experts: int, top_k: int
+    ) -> str:
+        """The routing of the table that is scaled to a stated load."""
+        tables = [t for t in TABLES if t in self.labels("routing", categories)]
+        return nearest_table(load, experts, top_k, tables) if tables else BALANCED
 
     def under_load(
         self, load: ExpertLoad, categories: Mapping[str, str], shape: Mapping[str, Any]
@@ -105,8 +123,7 @@ class RoutedExperts(OperatorModel):
             shape: of one layer shape: `experts` and `top_k` are the same throughout.
         """
         experts, top_k = (int(np.max(shape[name])) for name in ("experts", "top_k"))
-        tables = [t for t in TABLES if t in self.labels("routing", categories)]
-        base = nearest_table(load, experts, top_k, tables) if tables else "balanced"
+        base = self.base_table(load, categories, experts, top_k)
         chosen = {**categories, "routing": base}
         time = self.time(chosen, shape)
         arrays = {name: np.asarray(value, dtype=float) for name, value in shape.items()}
@@ -130,3 +147,11 @@ class RoutedExperts(OperatorModel):
 def touched_experts(tokens: Any, top_k: Any, experts: Any) -> Any:
     """Expected number of experts that at least one of `tokens` reaches, balanced routing."""
     return experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1 - 1e-12)))
+
+
+def nearest_routings(routing: str) -> tuple[str, ...]:
+    """Routings by likeness: even loads are like balanced ones."""
+    even = (BALANCED, "power_law_1.01" + EPLB, "power_law_1.2" + EPLB)
+    is_even = routing == BALANCED or routing.endswith(EPLB)
+    order = (*even, "power_law_0.6", *_POWER_LAWS) if is_even else (*_POWER_LAWS, *even)
+    return tuple(dict.fromkeys((routing, *order)))
