@@ -34,7 +34,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -47,9 +47,6 @@ from perfmodel.operators.collective import AllReduce, NcclCollective
 from perfmodel.operators.gemm import Gemm
 from perfmodel.operators.mla import MlaAbsorb, MlaContext, MlaGeneration
 from perfmodel.operators.moe import RoutedExperts
-
-if TYPE_CHECKING:
-    from perfmodel.database.grid import RatioTable
 
 RESULTS = Path(__file__).parent / "results"
 SEED = 20240607
@@ -64,8 +61,8 @@ BARS = {ROWS: (0.03, 0.10), SHAPES: (0.08, float("inf"))}
 class _TimedGemm(Gemm):
     """Linear layers as they were timed: a dynamic format keeps its quantization."""
 
-    def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
-        return OperatorModel._grid(self, rows, categories)
+    def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
+        return OperatorModel._select(self, frame, categories)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ class Device:
         achieved_compute: share of the peak that large matrix products reach, where it is
             published for the device; None: the operators' own assumption.
         achieved_bandwidth: the same of memory bandwidth.
+        alike: catalog names of devices on which the same kernels run, faster or slower.
         caution: what a reader of a plan that uses the device must be told.
         sources: figure name -> where it comes from.
     """
@@ -68,6 +69,7 @@ class Device:
     links: tuple[Link, ...]
     achieved_compute: float | None = None
     achieved_bandwidth: float | None = None
+    alike: tuple[str, ...] = ()
     notes: str = ""
     caution: str = ""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -166,6 +168,15 @@ def _read_device(path: Path) -> Device:
             raise fail(location, f"expected a positive whole number, got {value!r}")
         return value
 
+    def names(field: str) -> tuple[str, ...]:
+        values = data.get(field, [])
+        if not isinstance(values, list):
+            raise fail((field,), f"expected a list of device names, got {values!r}")
+        for i, value in enumerate(values):
+            if value not in (known := device_names()):
+                raise fail((field, i), f"expected one of {', '.join(known)}, got {value!r}")
+        return tuple(values)
+
     platform = get(("platform",))
     if platform not in PLATFORMS:
         raise fail(("platform",), f"expected one of {', '.join(PLATFORMS)}, got {platform!r}")
@@ -205,6 +216,7 @@ def _read_device(path: Path) -> Device:
         links=tuple(links),
         achieved_compute=share(("achieved", "compute")),
         achieved_bandwidth=share(("achieved", "bandwidth")),
+        alike=names("alike"),
         notes=str(data.get("notes", "")),
         caution=" ".join(str(data.get("caution", "")).split()),
         sources=sources,

@@ -179,6 +179,38 @@ def test_a_jump_of_another_format_is_carried_over_to_a_hole() -> None:
     assert inside[0]
 
 
+def test_relatives_say_how_a_slice_goes_on_past_its_end() -> None:
+    def rows(sizes: int, level: float) -> Rows:
+        x = 2.0 ** np.arange(sizes)
+        return Rows(np.ones((sizes, 1)), x[:, None], level * (1.0 + np.arange(sizes) % 2))
+
+    last = Rows(np.full((1, 1), 2.0), np.array([[256.0]]), np.ones(1))  # the grid reaches so far
+    own = rows(6, 1.0)
+    own = Rows(*(np.concatenate([getattr(own, n), getattr(last, n)]) for n in vars(own)))
+    for relatives, expected in (([], 2.0), ([rows(10, 3.0)], 1.0)):
+        built = RatioTable.build(own, [1.0], relatives=relatives)
+        ratio, inside = built.lookup(np.array([0]), [np.array([256.0])])
+        assert ratio[0] == pytest.approx(expected, rel=0.05)
+        assert not inside[0]
+
+
+def test_other_tables_are_asked_where_holes_are_many() -> None:
+    x = 2.0 ** np.arange(100.0)
+    asked = []
+
+    def others() -> list[Rows]:
+        asked.append(True)
+        return []
+
+    for holes, expected in ((0, 0), (1, 0), (10, 1)):
+        asked.clear()
+        kept = np.delete(x, 5 + 7 * np.arange(holes))
+        keys, points = np.repeat([1.0, 2.0], [len(kept), len(x)]), np.concatenate([kept, x])
+        rows = Rows(keys[:, None], points[:, None], np.ones(len(points)))
+        RatioTable.build(rows, [1.0], others=others)
+        assert len(asked) == expected
+
+
 def test_relatives_off_the_grid_are_ignored() -> None:
     points = np.array([[1.0], [2.0], [8.0]])
     own = Rows(np.ones((3, 1)), points, np.array([1.0, 2.0, 3.0]))
