@@ -99,6 +99,6 @@ def _level_apart(rows: pl.DataFrame, difference: pl.Expr, shape: tuple[str, ...]
 
 
 def _repeat(device: str, family: str, first: str, second: str, apart: np.ndarray) -> Repeat:
-    errors = np.abs(np.expm1(apart))
+    errors = np.abs(np.expm1(-apart))  # of a prediction that knew the second, of the first
     median, p90 = np.quantile(errors, [0.5, 0.9])
     return Repeat(device, family, first, second, len(errors), float(median), float(p90))
