@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -36,6 +36,7 @@ def full_grids(draw: st.DrawFn) -> tuple[list[list[int]], list[tuple[int, ...]],
     return axes, points, [draw(ratios) for _ in points]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(full_grids())
 def test_nodes_are_reproduced(
     grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]],
@@ -368,6 +369,7 @@ def test_one_row_of_keys_serves_many_of_coordinates() -> None:
     assert ratio == pytest.approx(np.array([[4.0], [8.0], [32.0**0.5]]))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(full_grids())
 def test_a_slice_does_not_leak_into_another(
     grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]],
