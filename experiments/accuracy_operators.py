@@ -1,8 +1,11 @@
 """How well the operator models predict measurements that they were not given.
 
-Two tests on each shipped table that an operator model reads:
+Four tests on each shipped table that an operator model reads:
 
-- rows: a random tenth of its rows is left out (seeded);
+- rows: a random tenth of its rows is left out (seeded); the other tables stay as they are, as
+  for a hole in a table in service;
+- folds: ten such tenths in turn, so that each row of a small table is left out once;
+- nowhere: the tenth is left out of the other tables too, as of a shape that nobody timed;
 - shapes: every fifth shape is left out whole: (n, k) of a dense layer, head counts and
   size of attention, the layer and its degrees of routed experts, devices of collectives,
   devices, hosts and tokens' width of exchanges.
@@ -19,7 +22,7 @@ Two things are kept out of the comparison, for they are no interpolation:
 
 The noise of a table is how far a row lies from the line between its two neighbours along
 the token axis, as the median and the 90th percentile of the table: no interpolation that
-knows only these neighbours can do better.
+knows only these neighbours can do better. What was timed twice tells more (`table_noise`).
 
     python experiments/accuracy_operators.py [--device h200_sxm] [--family gemm] [--cap 3000]
 """
@@ -35,10 +38,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
+from table_noise import Repeat, repeats
 
 from perfmodel.database import PerfStore
 from perfmodel.hardware import load_device
@@ -52,24 +56,25 @@ from perfmodel.operators.mla import MlaAbsorb, MlaContext, MlaGeneration
 from perfmodel.operators.mla_block import WideMlaContext, WideMlaGeneration
 from perfmodel.operators.moe import RoutedExperts
 
-if TYPE_CHECKING:
-    from perfmodel.database.grid import RatioTable
-
 RESULTS = Path(__file__).parent / "results"
 SEED = 20240607
 CAP = 3000
 EVERY = 5
 
-ROWS, SHAPES = "rows", "shapes"
-BARS = {ROWS: (0.03, 0.10), SHAPES: (0.08, float("inf"))}
+SMALL = 3000
+"""Tables of at most this many rows are tested in folds."""
+
+ROWS, FOLDS, NOWHERE, SHAPES = "rows", "folds", "nowhere", "shapes"
+_BAR = (0.03, 0.10)
+BARS = {ROWS: _BAR, FOLDS: _BAR, NOWHERE: _BAR, SHAPES: (0.08, float("inf"))}
 """Largest median and 90th percentile of the error that pass."""
 
 
 class _TimedGemm(Gemm):
     """Linear layers as they were timed: a dynamic format keeps its quantization."""
 
-    def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
-        return OperatorModel._grid(self, rows, categories)
+    def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
+        return OperatorModel._select(self, frame, categories)
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class Score:
     """Errors of one test on one table, or of several tables together.
 
     Attributes:
-        test: `rows` or `shapes`.
+        test: one of `BARS`.
         rows: predictions made.
         beyond_roofline: rows left out of the comparison, for they beat the roofline.
         median, p90: of the absolute relative error; NaN where nothing could be left out.
@@ -155,28 +160,41 @@ class Score:
 
 
 class _Reduced(PerfStore):
-    """A store that holds one table only, less the rows left out."""
+    """The shipped tables, one of them less the rows left out; the others less them too, or not."""
 
-    def __init__(self, key: tuple[str, str, str], kept: pl.DataFrame) -> None:
+    def __init__(
+        self, key: tuple[str, str, str], kept: pl.DataFrame, nowhere: pl.DataFrame | None
+    ) -> None:
         super().__init__()
-        self._key, self._kept = key, kept
+        self._key, self._kept, self._nowhere = key, kept, nowhere
 
     def table(self, device: str, engine: str, family: str) -> pl.DataFrame | None:
-        return self._kept if (device, engine, family) == self._key else None
+        if (device, engine, family) == self._key:
+            return self._kept
+        frame = super().table(device, engine, family)
+        if frame is None or family != self._key[2] or self._nowhere is None:
+            return frame
+        points = self._nowhere.columns
+        return frame.join(self._nowhere, on=points, how="anti", maintain_order="left")
 
 
-def left_out(frame: pl.DataFrame, subject: Subject, test: str) -> np.ndarray:
-    """Which rows of a table a test leaves out: a mask, empty where it cannot."""
-    if test == ROWS:
-        return np.random.default_rng(SEED).random(len(frame)) < 0.1
-    shapes = frame.select(subject.shape).unique().sort(subject.shape)
-    if len(shapes) < 3:  # one of two shapes has neighbours on one side only
-        return np.zeros(len(frame), dtype=bool)
-    first = min(2, (len(shapes) - 1) // 2)
-    out = (np.arange(len(shapes)) % EVERY) == first
-    marked = shapes.with_columns(out=pl.Series(out))
-    joined = frame.join(marked, on=subject.shape, how="left", maintain_order="left")
-    return joined["out"].to_numpy()
+def left_out(frame: pl.DataFrame, subject: Subject, test: str) -> Iterator[np.ndarray]:
+    """Which rows of a table a test leaves out at a time: masks, none where it cannot."""
+    if test in (ROWS, NOWHERE):
+        yield np.random.default_rng(SEED).random(len(frame)) < 0.1
+    elif test == FOLDS:
+        if len(frame) <= SMALL:
+            fold = np.random.default_rng(SEED).permutation(len(frame)) % 10
+            yield from (fold == i for i in range(10))
+    else:
+        shapes = frame.select(subject.shape).unique().sort(subject.shape)
+        if len(shapes) < 3:  # one of two shapes has neighbours on one side only
+            return
+        first = min(2, (len(shapes) - 1) // 2)
+        out = (np.arange(len(shapes)) % EVERY) == first
+        marked = shapes.with_columns(out=pl.Series(out))
+        joined = frame.join(marked, on=subject.shape, how="left", maintain_order="left")
+        yield joined["out"].to_numpy()
 
 
 def predictions(model: OperatorModel, subject: Subject, rows: pl.DataFrame) -> Iterator[np.ndarray]:
@@ -208,7 +226,7 @@ def noise(frame: pl.DataFrame, subject: Subject) -> np.ndarray:
 
 
 def score(key: tuple[str, str, str], cap: int) -> list[tuple[Score, np.ndarray]]:
-    """Both tests on one table, with the errors of each."""
+    """All tests on one table, with the errors of each."""
     device, engine, family = key
     subject = SUBJECTS[family]
     frame = PerfStore().table(*key)
@@ -217,16 +235,20 @@ def score(key: tuple[str, str, str], cap: int) -> list[tuple[Score, np.ndarray]]
     if "prefix_tokens" in frame.columns:
         frame = frame.filter(pl.col("prefix_tokens") == 0)
     jumps = np.quantile(noise(frame, subject), [0.5, 0.9])
+    points = [*subject.categories, *subject.model.slices, *subject.model.axes]
     found = []
     for test in BARS:
-        out = left_out(frame, subject, test)
-        model = subject.model(load_device(device), engine, _Reduced(key, frame.filter(~out)))
-        asked = frame.filter(out)
-        if len(asked) > cap:
-            asked = asked.sample(cap, seed=SEED)
-        parts = [np.zeros((0, 3)), *predictions(model, subject, asked)]
+        parts = [np.zeros((0, 3))]
+        for out in left_out(frame, subject, test):
+            asked = frame.filter(out)
+            nowhere = asked.select(points) if test == NOWHERE else None
+            store = _Reduced(key, frame.filter(~out), nowhere)
+            model = subject.model(load_device(device), engine, store)
+            if len(asked) > cap:
+                asked = asked.sample(cap, seed=SEED)
+            parts.extend(predictions(model, subject, asked))
         measured, predicted, floor = np.concatenate(parts).T
-        sound = (measured >= floor) | (not model.floor_is_exact)
+        sound = (measured >= floor) | (not subject.model.floor_is_exact)
         errors = np.abs(predicted / measured - 1.0)[sound]
         errors_or_none = errors if len(errors) else np.array([np.nan])
         found.append(
@@ -281,7 +303,7 @@ def _mark(score: Score) -> str:
 
 
 def print_table(scores: Sequence[Score]) -> None:
-    """One line per family and device, both tests side by side."""
+    """One line per family, device and test."""
     head = f"{'family':22}{'device':13}{'test':8}{'rows':>7}{'median':>9}{'p90':>9}"
     print(f"{head}{'noise':>9}{'noise90':>9}")
     for s in scores:
@@ -294,6 +316,13 @@ def print_table(scores: Sequence[Score]) -> None:
         print(f"{test}: {sum(s.passed for s in own)} of {len(own)} within {bars}")
 
 
+def print_repeats(found: Sequence[Repeat]) -> None:
+    """What each timing is off by, of things timed twice."""
+    for r in found:
+        name = f"{r.family:12}{r.device:13}{f'{r.first} - {r.second}':44}{r.rows:7d}"
+        print(f"{name}{r.median:9.2%}{r.p90:9.2%}")
+
+
 def write_figure(scores: Sequence[Score], path: Path) -> None:
     """Median errors by family, one mark per device, with the bar of each test."""
     import altair as alt
@@ -303,7 +332,11 @@ def write_figure(scores: Sequence[Score], path: Path) -> None:
         for s in scores
     ]
     bars = [{"test": test, "bar": 100 * median} for test, (median, _) in BARS.items()]
-    titles = {ROWS: "a tenth of the rows left out", SHAPES: "whole shapes left out"}
+    titles = {
+        ROWS: "a tenth of the rows left out",
+        NOWHERE: "of all tables",
+        SHAPES: "whole shapes",
+    }
     panels = []
     for test, title in titles.items():
         marks = (
@@ -348,6 +381,10 @@ def main() -> None:
         found = [s for part in pool.map(partial(score, cap=given.cap), keys) for s in part]
     totals = pooled(found)
     print_table(totals)
+    store = PerfStore()
+    twice = [r for device in sorted({key[0] for key in keys}) for r in repeats(store, device)]
+    twice = [r for r in twice if r.family in (given.family or [r.family])]
+    print_repeats(twice)
     seconds = time.perf_counter() - started
     print(f"{len(keys)} tables in {seconds:.0f} s")
     if given.no_save:
@@ -356,6 +393,7 @@ def main() -> None:
     bars = {test: {"median": m, "p90": p if p < 1 else None} for test, (m, p) in BARS.items()}
     summary = [{**asdict(s), "passed": s.passed} for s in totals]
     result = {"seed": SEED, "cap": given.cap, "bars": bars, "summary": summary, "tables": tables}
+    result["repeats"] = [asdict(r) for r in twice]
     given.output.mkdir(parents=True, exist_ok=True)
     (given.output / "accuracy_operators.json").write_text(json.dumps(rounded(result), indent=1))
     write_figure(totals, given.output / "accuracy_operators.svg")

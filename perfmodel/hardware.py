@@ -52,6 +52,7 @@ class Device:
         achieved_compute: share of the peak that large matrix products reach, where it is
             published for the device; None: the operators' own assumption.
         achieved_bandwidth: the same of memory bandwidth.
+        alike: catalog names of devices on which the same kernels run, faster or slower.
         caution: what a reader of a plan that uses the device must be told.
         measured: for a variant, the device on which operators were measured.
         sources: figure name -> where it comes from.
@@ -70,6 +71,7 @@ class Device:
     host_bandwidth_bytes_per_s: float | None = None
     achieved_compute: float | None = None
     achieved_bandwidth: float | None = None
+    alike: tuple[str, ...] = ()
     notes: str = ""
     caution: str = ""
     measured: Device | None = None
@@ -217,6 +219,15 @@ def _read_device(path: Path, search_path: tuple[Path, ...]) -> Device:
             raise fail(location, f"expected a positive whole number, got {value!r}")
         return value
 
+    def names(field: str) -> tuple[str, ...]:
+        values = data.get(field, [])
+        if not isinstance(values, list):
+            raise fail((field,), f"expected a list of device names, got {values!r}")
+        for i, value in enumerate(values):
+            if value not in (known := device_names()):
+                raise fail((field, i), f"expected one of {', '.join(known)}, got {value!r}")
+        return tuple(values)
+
     platform = get(("platform",))
     if platform not in PLATFORMS:
         raise fail(("platform",), f"expected one of {', '.join(PLATFORMS)}, got {platform!r}")
@@ -261,6 +272,7 @@ def _read_device(path: Path, search_path: tuple[Path, ...]) -> Device:
         host_bandwidth_bytes_per_s=of_host("link", "bytes_per_s"),
         achieved_compute=share(("achieved", "compute")),
         achieved_bandwidth=share(("achieved", "bandwidth")),
+        alike=names("alike"),
         notes=str(data.get("notes", "")),
         caution=" ".join(str(data.get("caution", "")).split()),
         measured=measured,

@@ -7,6 +7,8 @@ to what is routed in all.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,3 +31,26 @@ def drawn_loads(
     drawn = source.random(experts)
     loads: FloatArray = ((high**power - low**power) * drawn + low**power) ** (1.0 / power)
     return loads
+
+
+def reached_experts(exponent: float, tokens: Any, top_k: Any, experts: Any) -> FloatArray:
+    """Expected number of experts that at least one of `tokens` reaches under such loads.
+
+    An expert is reached if its load, scaled to all pairs of token and expert, is not rounded to
+    nothing. Mean and distribution are those of a truncated power law.
+
+    Args:
+        exponent: neither 1 nor 2.
+        tokens, top_k, experts: broadcastable.
+    """
+    pairs = np.asarray(tokens * top_k, dtype=float)
+    many = pairs > experts
+    low = np.where(many, 1.0, 0.01)
+    # Few tokens over few experts leave no range at all: loads are equal then.
+    high = np.where(many, np.maximum(0.8 * np.asarray(tokens), 1.0 + 1e-9), 2.0)
+    once, twice = 1.0 - exponent, 2.0 - exponent
+    spread = high**once - low**once
+    mean = (high**twice - low**twice) / twice * once / spread
+    least = np.clip(0.5 * mean * experts / pairs, low, high)
+    reached = experts * (high**once - least**once) / spread
+    return np.asarray(np.maximum(reached, np.minimum(top_k, experts)))

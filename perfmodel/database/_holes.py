@@ -9,7 +9,7 @@ offered by several predictors that see only what is around it:
 - a line plus what rows on both sides of the hole, along another axis, deviate from theirs
   (a Coons patch: it carries a jump at one size over from neighbouring shapes);
 - a line plus what a similar slice, read where it does the same work, or the same slice in
-  another number format deviates from its own.
+  another number format, under another engine or on a like device deviates from its own.
 
 Each offer is first tried on the known points of the table. How far it misses them near the
 hole decides how much it counts, and the weighted median of the offers fills the hole: it
@@ -141,7 +141,8 @@ class Surroundings:
     Attributes:
         axes: D ascending arrays of log2 coordinates.
         kin: similar slices.
-        relatives: grids of the same shape measured in other number formats, NaN where not.
+        relatives: grids of the same shape measured in other number formats, under other engines
+            or on like devices, NaN where not.
     """
 
     axes: Sequence[FloatArray]
@@ -159,6 +160,11 @@ def fill(grid: FloatArray, around: Surroundings) -> tuple[FloatArray, BoolArray]
     inside = ~np.isnan(filled)
     filled = _filled(filled, around, _beside)
     return np.nan_to_num(filled, nan=0.0), inside
+
+
+def share_of_holes(grid: FloatArray) -> float:
+    """Cells between measurements, over those measured."""
+    return float(_reach(grid, both=True).sum() / (~np.isnan(grid)).sum())
 
 
 Offers = list[FloatArray]
@@ -215,10 +221,16 @@ def _beside(grid: FloatArray, slices: IndexArray, around: Surroundings) -> Offer
     axes, kin = around.axes, around.kin.take(slices)
     offers = []
     for d, axis in enumerate(axes, start=1):
-        for value in _Sides.of(grid, d, axis).held(grid):
+        sides = _Sides.of(grid, d, axis)
+        relatives = [sides.held(relative) for relative in around.relatives]
+        for value, *others in zip(sides.held(grid), *relatives, strict=True):
             offers.append(value[slices])
             if kin.index.shape[1]:
                 offers.append(value[slices] + kin.mean(grid - value, axes))
+            offers += [
+                (value + relative - other)[slices]
+                for relative, other in zip(around.relatives, others, strict=True)
+            ]
     return offers
 
 

@@ -13,14 +13,14 @@ points that ends far below the others was broken off: it says nothing of large s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.database._holes import Kin, Surroundings, fill
+from perfmodel.database._holes import Kin, Surroundings, fill, share_of_holes
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -51,6 +51,9 @@ FEW = 0.5
 The shipped ones have at most 0.3, but for three of decode attention that lack long contexts and
 have 0.7; filled from their kin these three agree better with shapes near them than a blend does.
 """
+
+FEW_HOLES = 0.01
+"""No other table is read for holes of at most this share of the measured points."""
 
 FALL_OFF = 2.0
 """Each of them counts by its distance to minus this power."""
@@ -142,6 +145,7 @@ class RatioTable:
         start_s: float = 0.0,
         shifts: FloatArray | None = None,
         relatives: Sequence[Rows] = (),
+        others: Callable[[], Sequence[Rows]] = tuple,
     ) -> RatioTable:
         """From scattered rows; those that repeat a point count once, by their median.
 
@@ -152,6 +156,7 @@ class RatioTable:
             shifts: as in `blend`, for slices that help to fill another's holes.
             relatives: rows of the same operator in other number formats, whose jumps help
                 to fill holes.
+            others: gives more of them, which take time to read; asked where holes are many.
         """
         keys = _Lattice.of(rows.keys)
         codes, own = np.unique(keys.code(rows.keys), return_inverse=True)
@@ -172,10 +177,13 @@ class RatioTable:
         wide = np.asarray(weights, dtype=float)
         if shifts is None:
             shifts = np.zeros((len(wide), len(axes.values)))
+        grid = _without_spikes(gridded(rows))
+        if share_of_holes(grid) > FEW_HOLES:
+            relatives = (*relatives, *others())
         around = Surroundings(
             axes.values, _kin(slices, wide, shifts), [gridded(part) for part in relatives]
         )
-        log_ratio, inside = fill(_without_spikes(gridded(rows)), around)
+        log_ratio, inside = fill(grid, around)
         return cls(slices, wide, tuple(axes.values), log_ratio, inside, start_s)
 
     def blend(self, keys: FloatArray, shifts: FloatArray) -> Blend:

@@ -213,7 +213,7 @@ class TokenExchange:
 
     def _span(self, group: Group) -> tuple[FloatArray, FloatArray]:
         """Devices of a group in a fast domain, and over how many domains it lies."""
-        _, inside, _ = next(iter(group.levels(self._links)))
+        inside = group.levels(self._links)[0].members
         return inside, np.asarray(group.size / inside)
 
     def _time(self, operation: str, group: Group, tokens: Tokens, fmt: str) -> OperatorTime:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from perfmodel.database.grid import RatioTable, Rows
 from perfmodel.database.schema import FAMILIES
 from perfmodel.engine import ENGINES, PYTORCH
-from perfmodel.hardware import Device
+from perfmodel.hardware import Device, load_device
 
 if TYPE_CHECKING:
     import polars as pl
@@ -102,7 +102,8 @@ class OperatorModel(ABC):
             further up in a slice that stands in: twice the heads at a batch keep a device as
             busy as half of them at twice the batch.
         relatives: how many other categories (number formats, routings) of a table are consulted
-            to fill holes in it: their kernels are alike, and change at the same shapes.
+            to fill holes in it: their kernels are alike, and change at the same shapes. Where
+            holes are many, so are the same categories of other engines and of like devices.
         beside: columns that the roofline reads besides axes and slices.
         efficiency: fractions of the compute, memory and link roofline reached where
             nothing was measured.
@@ -322,7 +323,20 @@ class OperatorModel(ABC):
             start_s=start_s,
             shifts=self._shifts(),
             relatives=[self._ratios(self._select(frame, c), c)[0] for c in relatives],
+            others=lambda: self._others(rows["engine"][0], categories),
         )
+
+    def _others(self, engine: str, categories: Mapping[str, str]) -> list[Rows]:
+        """The same categories of the device's other engines, and of devices like it."""
+        alike = [type(self)(load_device(n), self.engine, self.store) for n in self.device.alike]
+        models = [(self, e) for e in self.table_engines if e != engine]
+        found = []
+        for model, e in (*models, *((model, engine) for model in alike)):
+            frame = self.store.table(model.device.tables, e, self.family)
+            rows = None if frame is None else model._select(frame, categories)
+            if rows is not None and len(rows):
+                found.append(model._ratios(rows, categories)[0])
+        return found
 
     def _relatives(
         self, frame: pl.DataFrame, categories: Mapping[str, str]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from perfmodel.database.grid import RatioTable
 from perfmodel.operators.base import OperatorModel, Roofline
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS
 
@@ -28,21 +27,21 @@ class Gemm(OperatorModel):
         """2mnk operations; weights, inputs and outputs each moved once."""
         return gemm_roofline(self.device, categories["dtype"], shape["m"], shape["n"], shape["k"])
 
-    def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
+    def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
         """Checkpoints have static scales, and engines fuse the cast with the kernel before it.
 
         The tables' linear layers find scales and cast on the fly. What that costs shows in the
         thinnest product of the same input, where it is nearly all there is: of its excess over
         the bf16 one, the share that the engine fuses is taken off.
         """
-        engine = rows["engine"][0]
-        fused = FUSED_QUANTIZATION.get((engine, categories["dtype"]), 0.0)
-        if fused:
-            everything = self.store.table(self.device.tables, engine, self.family)
-            assert everything is not None
-            bf16 = self._select(everything, {"dtype": "bf16"})
-            rows = _without_quantization(rows, bf16, categories["dtype"], fused)
-        return super()._grid(rows, categories)
+        rows = super()._select(frame, categories)
+        if not len(rows):
+            return rows
+        fused = FUSED_QUANTIZATION.get((rows["engine"][0], categories["dtype"]), 0.0)
+        if not fused:
+            return rows
+        bf16 = super()._select(frame, {"dtype": "bf16"})
+        return _without_quantization(rows, bf16, categories["dtype"], fused)
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """The same device's other formats: their share of the roofline carries over."""

@@ -16,6 +16,7 @@ from perfmodel.operators.base import (
     Roofline,
     largest,
 )
+from perfmodel.power_law import POWER_LAW, reached_experts
 from perfmodel.precision import ACTIVATION_BYTES, FORMATS
 
 BALANCED = "balanced"
@@ -53,17 +54,28 @@ class RoutedExperts(OperatorModel):
     }
     efficiency: ClassVar[Roofline] = Roofline(0.5, 0.7, 1.0)
     launch_s: ClassVar[float] = 1e-5
-    floor_is_exact: ClassVar[bool] = False
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
-        """Balanced routing: each device takes 1/ep of the token-expert pairs.
+        """Each device takes 1/ep of the token-expert pairs; the busiest, no less.
 
-        The weights moved are those of the experts that at least one token reaches,
-        `experts * (1 - (1 - top_k/experts)^tokens)` in expectation, and on the slowest device
-        at least its share of one token's, in whole experts.
+        The weights moved are those of the experts that at least one token reaches, as many as
+        are expected under the routing, and on the slowest device at least its share of one
+        token's, in whole experts.
         """
-        shared = touched_experts(shape["tokens"], shape["top_k"], shape["experts"]) / shape["ep"]
-        return self.of_rank(categories, shape, 1.0, shared)
+        routing = categories["routing"]
+        if not routing.startswith(POWER_LAW):
+            return self._independent(categories, shape)
+        exponent = float(routing.removeprefix(POWER_LAW))
+        reached = reached_experts(exponent, shape["tokens"], shape["top_k"], shape["experts"])
+        return self.of_rank(categories, shape, 1.0, reached / shape["ep"])
+
+    def work(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> FloatArray:
+        """The roofline of independent routing: unlike a power law's, smooth in the tokens."""
+        return largest(self._independent(categories, shape))
+
+    def _independent(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
+        reached = touched_experts(shape["tokens"], shape["top_k"], shape["experts"])
+        return self.of_rank(categories, shape, 1.0, reached / shape["ep"])
 
     def of_rank(
         self, categories: Mapping[str, str], shape: Mapping[str, Any], pairs: Any, reached: Any
@@ -145,7 +157,10 @@ class RoutedExperts(OperatorModel):
 
 
 def touched_experts(tokens: Any, top_k: Any, experts: Any) -> Any:
-    """Expected number of experts that at least one of `tokens` reaches, balanced routing."""
+    """Expected number of experts that at least one of `tokens` reaches, each routed independently.
+
+    `experts * (1 - (1 - top_k/experts)^tokens)`; dealing experts out in turn reaches no fewer.
+    """
     return experts * -np.expm1(tokens * np.log1p(-np.minimum(top_k / experts, 1 - 1e-12)))
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from perfmodel.database.grid import RatioTable
 from perfmodel.operators.base import OperatorModel, Roofline
 from perfmodel.precision import ACTIVATION_BYTES
 
@@ -43,9 +42,9 @@ class _Convolution(OperatorModel):
         moved = 2.0 * rows * shape["channels"] * ACTIVATION_BYTES
         return Roofline(bandwidth_s=moved / self.device.memory_bandwidth_bytes_per_s)
 
-    def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
+    def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
         # Only the sum of channels counts, whichever heads they belong to.
-        return super()._grid(self._with_channels(rows), categories)
+        return self._with_channels(super()._select(frame, categories))
 
     def _with_channels(self, rows: pl.DataFrame) -> pl.DataFrame:
         raise NotImplementedError

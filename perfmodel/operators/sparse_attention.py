@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from perfmodel.database.grid import RatioTable
 from perfmodel.operators.attention_block import Dimensions, LatentBlock, LatentDecodeBlock
 from perfmodel.operators.base import Roofline, largest
 
@@ -112,11 +111,12 @@ class SparseContextModule(_SparseModule):
         """With a measured model's widths."""
         return self.has_measured_widths(shape)
 
-    def _grid(self, rows: pl.DataFrame, categories: Mapping[str, str]) -> RatioTable:
+    def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
         """Tables have up to hundreds of prefixes, each in a few rows: octaves of them suffice."""
+        rows = super()._select(frame, categories)
         prefix = rows["prefix_tokens"].to_numpy()
         octave = (prefix >= LEAST_PREFIX) & (prefix & (prefix - 1) == 0)
-        return super()._grid(rows.filter(octave | (prefix == 0)), categories)
+        return rows.filter(octave | (prefix == 0))
 
 
 LEAST_PREFIX = 128

@@ -149,6 +149,23 @@ def test_a_malformed_file_is_told_line_field_and_expectation(
     assert f"{path}{expected}" in str(caught.value)
 
 
+def test_like_devices_are_named_by_each_other() -> None:
+    for name in device_names():
+        for other in load_device(name).alike:
+            assert other != name
+            assert name in load_device(other).alike
+    assert load_device("h100_sxm").alike == ("h200_sxm",)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("h100_sxm", "alike: expected a list of device names"), ("[h100]", r"expected one of a100")],
+)
+def test_devices_alike_are_known_ones(tmp_path: Path, value: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=rf"toy\.yaml:15: .*{message}"):
+        load_device(written(tmp_path, GOOD + f"alike: {value}\n"))
+
+
 @pytest.mark.parametrize("text", ["", "- a\n", "toy\n"])
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"toy\.yaml:1: expected a mapping"):

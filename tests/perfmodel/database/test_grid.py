@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -36,6 +36,7 @@ def full_grids(draw: st.DrawFn) -> tuple[list[list[int]], list[tuple[int, ...]],
     return axes, points, [draw(ratios) for _ in points]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(full_grids())
 def test_nodes_are_reproduced(
     grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]],
@@ -177,6 +178,38 @@ def test_a_jump_of_another_format_is_carried_over_to_a_hole() -> None:
     ratio, inside = built.lookup(np.array([1]), [np.array([2.0**9])])
     assert ratio[0] == pytest.approx(1.6, rel=0.01)
     assert inside[0]
+
+
+def test_relatives_say_how_a_slice_goes_on_past_its_end() -> None:
+    def rows(sizes: int, level: float) -> Rows:
+        x = 2.0 ** np.arange(sizes)
+        return Rows(np.ones((sizes, 1)), x[:, None], level * (1.0 + np.arange(sizes) % 2))
+
+    last = Rows(np.full((1, 1), 2.0), np.array([[256.0]]), np.ones(1))  # the grid reaches so far
+    own = rows(6, 1.0)
+    own = Rows(*(np.concatenate([getattr(own, n), getattr(last, n)]) for n in vars(own)))
+    for relatives, expected in (([], 2.0), ([rows(10, 3.0)], 1.0)):
+        built = RatioTable.build(own, [1.0], relatives=relatives)
+        ratio, inside = built.lookup(np.array([0]), [np.array([256.0])])
+        assert ratio[0] == pytest.approx(expected, rel=0.05)
+        assert not inside[0]
+
+
+def test_other_tables_are_asked_where_holes_are_many() -> None:
+    x = 2.0 ** np.arange(100.0)
+    asked = []
+
+    def others() -> list[Rows]:
+        asked.append(True)
+        return []
+
+    for holes, expected in ((0, 0), (1, 0), (10, 1)):
+        asked.clear()
+        kept = np.delete(x, 5 + 7 * np.arange(holes))
+        keys, points = np.repeat([1.0, 2.0], [len(kept), len(x)]), np.concatenate([kept, x])
+        rows = Rows(keys[:, None], points[:, None], np.ones(len(points)))
+        RatioTable.build(rows, [1.0], others=others)
+        assert len(asked) == expected
 
 
 def test_relatives_off_the_grid_are_ignored() -> None:
@@ -336,6 +369,7 @@ def test_one_row_of_keys_serves_many_of_coordinates() -> None:
     assert ratio == pytest.approx(np.array([[4.0], [8.0], [32.0**0.5]]))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(full_grids())
 def test_a_slice_does_not_leak_into_another(
     grid: tuple[list[list[int]], list[tuple[int, ...]], list[float]],

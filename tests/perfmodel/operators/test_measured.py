@@ -268,3 +268,35 @@ def test_without_any_table_it_is_analytic() -> None:
     empty = Operators(load_device("h100_sxm"), "trtllm", PerfStore(shipped=False))
     time = empty.gemm.time({"dtype": "bf16"}, columns({"m": 64, "n": 4096, "k": 4096}))
     assert time.kind.item() == Kind.ANALYTIC
+
+
+class _WithHoles(PerfStore):
+    """The shipped tables, of one of which every third row is missing."""
+
+    def __init__(self, key: tuple[str, str, str], *, alone: bool) -> None:
+        super().__init__()
+        self._key, self._alone = key, alone
+
+    def table(self, device: str, engine: str, family: str) -> pl.DataFrame | None:
+        key = (device, engine, family)
+        if key == self._key:
+            return self.whole().gather_every(3).vstack(self.whole().gather_every(3, 1))
+        return None if self._alone else super().table(*key)
+
+    def whole(self) -> pl.DataFrame:
+        frame = super().table(*self._key)
+        assert frame is not None
+        return frame
+
+
+@pytest.mark.parametrize("device", ["b300_sxm", "h200_sxm", "l40s"])  # with and without its like
+def test_tables_of_other_engines_and_like_devices_show_what_is_in_a_hole(device: str) -> None:
+    errors = []
+    for alone in (True, False):
+        store = _WithHoles((device, "sglang", "all_reduce"), alone=alone)
+        missing = store.whole().gather_every(3, 2)
+        model = AllReduce(load_device(device), "sglang", store)
+        shape = {n: missing[n].to_numpy()[:, None] for n in ("devices", "message_bytes")}
+        predicted = model.time({"dtype": "bf16"}, shape).seconds[:, 0]
+        errors.append(np.abs(np.log(predicted / missing["time_s"].to_numpy())).mean())
+    assert errors[1] < 0.8 * errors[0]

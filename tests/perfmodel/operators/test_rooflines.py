@@ -16,6 +16,7 @@ from perfmodel.hardware import Device, load_device
 from perfmodel.operators import Bound, Kind, Operators, OperatorTime
 from perfmodel.operators.attention import causal_area
 from perfmodel.operators.moe import touched_experts
+from perfmodel.power_law import drawn_loads, reached_experts
 
 MI300X = load_device("mi300x")
 BF16, FP8, HBM = 1307.4e12, 2614.9e12, 5.3e12
@@ -152,6 +153,26 @@ def test_touched_experts_match_random_routing() -> None:
         expected = float(touched_experts(tokens, top_k, experts))
         assert np.mean(reached) == pytest.approx(expected, rel=0.03)
     assert float(touched_experts(10, 8, 8)) == pytest.approx(8)
+
+
+@pytest.mark.parametrize("exponent", [1.01, 1.2])
+def test_experts_reached_match_loads_drawn_from_a_power_law(exponent: float) -> None:
+    rng = np.random.default_rng(1)
+    for tokens, top_k, experts in ((16, 8, 256), (64, 8, 256), (100, 4, 64), (400, 8, 128)):
+        drawn = [drawn_loads(rng, exponent, tokens, top_k, experts) for _ in range(1000)]
+        reached = [(np.round(x / x.sum() * tokens * top_k) > 0).sum() for x in drawn]
+        expected = float(reached_experts(exponent, tokens, top_k, experts))
+        assert np.mean(reached) == pytest.approx(expected, rel=0.02)
+    assert float(reached_experts(exponent, 1, 8, 256)) == 8.0
+    assert float(reached_experts(exponent, 10**6, 8, 256)) == pytest.approx(256)
+
+
+@given(st.integers(1, 4096), st.sampled_from([(8, 256), (2, 8), (1, 16), (22, 512), (8, 8)]))
+def test_more_tokens_reach_no_fewer_experts_under_a_power_law(
+    tokens: int, layer: tuple[int, int]
+) -> None:
+    fewer, more = (float(reached_experts(1.2, t, *layer)) for t in (tokens, tokens + 1))
+    assert layer[0] <= fewer <= more <= layer[1] * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(("top_k", "ep", "experts"), [(2, 8, 1), (2, 2, 1), (8, 4, 2), (9, 4, 3)])
