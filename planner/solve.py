@@ -37,6 +37,7 @@ def solve(
     search: str = "exhaustive",
     seed: int = 0,
     trials: int = 400,
+    storage: str | None = None,
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
     progress: Progress | None = None,
@@ -46,6 +47,8 @@ def solve(
     Args:
         search: `exhaustive` (proves its optimum) or `tpe` (samples `trials` layouts per role).
         seed: of the TPE sampler.
+        storage: where TPE's trials are kept: a journal file or a database's URL; a search that
+            was interrupted goes on there, and several processes may share it.
         search_path: folders with further models and devices.
         progress: called with what is being done and the share done.
 
@@ -57,8 +60,10 @@ def solve(
     problem = resolve(query, search_path)
     space = Space(problem, store)
     report = progress or (lambda _what, _share: None)
-    strategy = {"exhaustive": exhaustive, "tpe": tpe}[search]
-    result = strategy(space, report, seed=seed, trials=trials)
+    if search == "tpe":
+        result = tpe(space, report, seed=seed, trials=trials, storage=storage)
+    else:
+        result = exhaustive(space, report)
     report("sizing fleets", 0.95)
     served = choose(problem, result)
     if not served:
@@ -72,7 +77,7 @@ def solve(
         statistics=_statistics(problem),
         best=plans[0],
         alternatives=tuple(plans[1:]),
-        search=_search_plan(result, search, time.perf_counter() - started),
+        search=_search_plan(problem, result, served[0], search, time.perf_counter() - started),
         notes=_notes(problem, plans),
     )
 
@@ -152,15 +157,20 @@ def _statistics(problem: Problem) -> dict[str, str]:
     }
 
 
-def _search_plan(result: SearchResult, method: str, seconds: float) -> SearchPlan:
+def _search_plan(
+    problem: Problem, result: SearchResult, best: Served, method: str, seconds: float
+) -> SearchPlan:
+    qps, choice = best
+    gap = result.gap(qps, choice.usd_per_hour, most=problem.qps is None)
     sizes = {
         role: sum(len(c) for c in result.candidates if c.role == role)
         for role in ("prefill", "decode", "continuous")
     }
     return SearchPlan(
         method=method,
-        proven=result.proven,
-        statement=result.statement,
+        proven=result.proven or gap == 0.0,
+        gap=gap,
+        statement=result.statement if result.proven else f"{result.statement}; {_gap_text(gap)}",
         evaluated=result.evaluated,
         feasible=sum(sizes.values()),
         pairs=sizes["prefill"] * sizes["decode"],
@@ -168,6 +178,17 @@ def _search_plan(result: SearchResult, method: str, seconds: float) -> SearchPla
         funnels=tuple(
             FunnelPlan(f.role, f.device, f.precision, tuple(f.stages)) for f in result.funnels
         ),
+    )
+
+
+def _gap_text(gap: float) -> str:
+    if gap == 0.0:
+        return "optimal under the model: by bounds on all other layouts no fleet is better"
+    if gap == float("inf"):
+        return "not proven optimal: run --search exhaustive for a proof"
+    return (
+        f"not proven optimal, but at most {gap:.1%} above the optimum per QPS by bounds on all "
+        "other layouts: run --search exhaustive for a proof"
     )
 
 

@@ -1,168 +1,159 @@
 """Sample layouts by Optuna's tree-structured Parzen estimator (TPE).
 
 A trial fixes one role's layout, device and precision; the estimator sweeps batch and chunk
-inside it. Each degree is drawn from the values that some feasible layout still has, given
-the degrees already drawn, so that no trial is infeasible by structure.
+inside it. Bounds on every layout's capacity, which cost less than estimates, come first:
+layouts of the least bound start the search, those with which no fleet could be cheaper than
+one already found are left out, and the rest says how far the answer may be from the optimum.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from perfmodel.layout import DEGREES, Layouts
-from perfmodel.precision import Precision
-from planner.candidates import Candidates, Funnel
-from planner.pairing import least_usd_per_hour
-from planner.problem import Offer, Problem
+from planner.candidates import Candidates, Role
+from planner.pairing import cheapest_fleets
+from planner.search.bound import fleet_usd_per_hour, least_fleet_usd_per_hour, most_fleet_qps
+from planner.search.parts import Part, parts_of
 from planner.search.result import Progress, SearchResult
-from planner.sizing import UNREACHABLE, least_replicas, replicas_for_ttft
+from planner.search.storage import open_storage, study_name
+from planner.search.trials import RoleTrials
 from planner.sweep import Space
 
 if TYPE_CHECKING:
     import optuna
 
-Choices = list[tuple[Offer, Precision, Layouts, Funnel]]
+STARTUP_SHARE = 0.5
+"""Share of the trials that take layouts in the order of their bounds."""
 
-NOTHING = 1e12
-"""Value of a trial that found nothing feasible."""
+ROUNDS = 8
+"""How often layouts are left out by the cheapest fleet so far."""
 
-STARTUP = 16
-"""Trials per role that start the search, at least: spread evenly over the feasible layouts."""
-
-STARTUP_SHARE = 0.3
-"""Share of the trials that do."""
+Sampler = Callable[[int, int], "optuna.samplers.BaseSampler"]
+"""From a seed and how many trials come before the sampler's own."""
 
 
-def tpe(space: Space, progress: Progress, *, seed: int = 0, trials: int = 400) -> SearchResult:
-    """The best `trials` layouts per role that TPE finds, with all their batches."""
+def tpe_sampler(seed: int, startup: int) -> optuna.samplers.BaseSampler:
+    """Multivariate TPE: degrees are drawn together, since they share a world."""
+    import optuna
+
+    return optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup)
+
+
+def tpe(
+    space: Space,
+    progress: Progress,
+    *,
+    seed: int = 0,
+    trials: int = 400,
+    storage: str | None = None,
+    sampler: Sampler = tpe_sampler,
+    startup_share: float = STARTUP_SHARE,
+) -> SearchResult:
+    """The best `trials` layouts per role that bounds and TPE find, with all their batches.
+
+    Args:
+        storage: where trials are kept (see `open_storage`); those of the same question that
+            are there already count.
+        sampler: another one in TPE's place, to compare.
+        startup_share: share of the trials that follow the bounds.
+
+    Raises:
+        InputError: the storage cannot be opened.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    candidates: list[Candidates] = []
-    funnels: list[Funnel] = []
-    evaluated = 0
-    total = 0
-    for position, role in enumerate(space.roles):
-        choices: Choices = []
-        for offer, precision in space.pairs():
-            funnel = Funnel(role, offer.device.name, str(precision))
-            layouts = space.feasible_layouts(role, offer, precision, funnel)
-            funnels.append(funnel)
-            if len(layouts):
-                choices.append((offer, precision, layouts, funnel))
-        if not choices:
+    kept = open_storage(storage)
+    startup = round(startup_share * trials)
+    parts: dict[Role, list[Part]] = {}
+    for role in space.roles:
+        progress(f"bounds: {role}", 0.1 * len(parts) / len(space.roles))
+        parts[role] = parts_of(space, role)
+    runs: list[RoleTrials] = []
+    for role, of_role in parts.items():
+        chosen = [part for part in of_role if len(part.layouts)]
+        if not chosen:
             continue
-        total += sum(len(c[2]) for c in choices)
-        found: dict[tuple[int, int], Candidates] = {}
-        prices: dict[tuple[int, int], float] = {}
-        logs = [np.log2(layouts.rows()) for _, _, layouts, _ in choices]
-        startup = max(STARTUP, int(STARTUP_SHARE * trials))
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=startup)
-        study = optuna.create_study(direction="minimize", sampler=sampler)
-        for which, row in _spread(choices, startup):
-            study.enqueue_trial(_fractions(choices, which, row))
-        for number in range(trials):
-            progress(f"TPE: {role}", 0.9 * (position + number / trials) / len(space.roles))
-            trial = study.ask()
-            which, row = _draw(trial, choices)
-            if (which, row) in found:
-                # What is drawn again is promising: its nearest neighbour is tried in its stead.
-                study.tell(trial, prices[which, row])
-                near = _unseen(logs[which], row, {r for w, r in found if w == which})
-                if near is None:
-                    continue
-                row = near
-                study.enqueue_trial(_fractions(choices, which, row))
-                trial = study.ask()
-                _draw(trial, choices)
-            offer, precision, layouts, _ = choices[which]
-            found[which, row] = space.evaluate(
-                role, offer, precision, layouts, rows=np.array([row])
-            )
-            prices[which, row] = _price(space.problem, found[which, row])
-            study.tell(trial, prices[which, row])
-        for which, (_, _, _, funnel) in enumerate(choices):
-            mine = [c for (w, _), c in found.items() if w == which]
-            count = len(mine) * len(space.axes(role))
+        name = study_name(space, role) if storage is not None else role
+        study = optuna.create_study(
+            direction="minimize", storage=kept, study_name=name, load_if_exists=True
+        )
+        # A sampler that went on from the same seed would draw the same again.
+        done = len(study.get_trials(deepcopy=False))
+        study.sampler = sampler(seed + 7919 * done, startup)
+        runs.append(RoleTrials(space, role, chosen, study))
+
+    def report(run: RoleTrials) -> None:
+        share = sum(min(len(r.found), trials) for r in runs) / (trials * len(runs))
+        progress(f"TPE: {run.role}", 0.1 + 0.8 * share)
+
+    for step in range(1, ROUNDS + 1):
+        until = -(-trials * step // ROUNDS)
+        for run in runs:
+            while len(run.found) < until:
+                if not (run.seed() if len(run.found) < startup else run.sample()):
+                    break
+                report(run)
+                run.sync()
+        _leave_out_dear(space, parts, runs)
+    return _result(space, parts, runs, trials)
+
+
+def _leave_out_dear(
+    space: Space, parts: dict[Role, list[Part]], runs: Sequence[RoleTrials]
+) -> None:
+    """Leave out layouts with which no fleet is cheaper than the cheapest so far."""
+    problem = space.problem
+    if problem.qps is None:
+        return
+    found = [candidates for run in runs for candidates in _candidates(run)]
+    choices = cheapest_fleets(problem, found, problem.qps)
+    if not choices:
+        return
+    limit = min(choice.usd_per_hour for choice in choices) * (1.0 - 1e-9)
+    for run in runs:
+        run.close([fleet_usd_per_hour(problem, p, parts, problem.qps) >= limit for p in run.parts])
+
+
+def _candidates(run: RoleTrials) -> list[Candidates]:
+    """All that was found, by part."""
+    by_part: dict[int, list[Candidates]] = {}
+    for (which, _), found in sorted(run.found.items(), key=lambda item: item[0]):
+        by_part.setdefault(which, []).append(found)
+    return [Candidates.concatenate(of_part) for of_part in by_part.values()]
+
+
+def _result(
+    space: Space, parts: dict[Role, list[Part]], runs: Sequence[RoleTrials], trials: int
+) -> SearchResult:
+    evaluated = 0
+    for run in runs:
+        for which, part in enumerate(run.parts):
+            mine = [c for (w, _), c in run.found.items() if w == which]
+            count = len(mine) * len(space.axes(run.role))
             evaluated += count
-            funnel.add("evaluated", count)
-            funnel.add("feasible", sum(len(c) for c in mine))
-            candidates += [Candidates.concatenate(mine)] if mine else []
+            part.funnel.add("evaluated", count)
+            part.funnel.add("feasible", sum(len(c) for c in mine))
+    unseen = {role: [part.most_qps > 0 for part in of_role] for role, of_role in parts.items()}
+    for run in runs:
+        masks = iter(run.unseen())
+        unseen[run.role] = [
+            next(masks) if len(part.layouts) else np.zeros(0, dtype=bool)
+            for part in parts[run.role]
+        ]
+    total = sum(len(part.layouts) for run in runs for part in run.parts)
+    problem = space.problem
     return SearchResult(
-        candidates=candidates,
-        funnels=funnels,
+        candidates=[found for run in runs for found in _candidates(run)],
+        funnels=[part.funnel for of_role in parts.values() for part in of_role],
         evaluated=evaluated,
         proven=False,
-        statement=f"best of {trials} sampled layouts per role (of {total:,} feasible ones in "
-        "all); not proven optimal: run --search exhaustive for a proof",
+        statement=f"best of {sum(len(run.found) for run in runs):,} evaluated layouts of "
+        f"{total:,} feasible ones ({trials} trials per role at most)",
+        least_unseen_usd_per_hour=partial(least_fleet_usd_per_hour, problem, parts, unseen),
+        most_unseen_qps=partial(most_fleet_qps, problem, parts, unseen),
     )
-
-
-def _price(problem: Problem, found: Candidates) -> float:
-    """USD per hour of the layout's best pool at the demand, large where it has none.
-
-    Whole hosts of the replicas that the TTFT target and capacity ask for (of a decode pool
-    capacity alone: its part in a first token depends on the prefill pool); among equals,
-    the least per request.
-    """
-    if len(found) == 0:
-        return NOTHING
-    per_request = found.world * found.offer.usd_per_device_hour / found.qps
-    if problem.qps is None:
-        return float(per_request.min())
-    replicas = least_replicas(problem, found, problem.qps)
-    if found.role != "decode":
-        handling = problem.handling_s(found.ttit_s, disaggregated=found.role == "prefill")
-        replicas = replicas_for_ttft(problem, found, problem.qps, handling)
-    reached = replicas != UNREACHABLE
-    if not reached.any():
-        return NOTHING
-    devices = np.where(reached, replicas, 0) * found.world
-    price = np.where(reached, least_usd_per_hour(found.offer, devices), np.inf)
-    return min(float((price + 1e-3 * problem.qps * per_request).min()), NOTHING)
-
-
-def _unseen(logs: NDArray[np.float64], row: int, seen: set[int]) -> int | None:
-    """The layout nearest to a given one, by doublings of degrees, that was not evaluated."""
-    distance = np.abs(logs - logs[row]).sum(axis=1)
-    distance[list(seen)] = np.inf
-    nearest = int(distance.argmin())
-    return nearest if np.isfinite(distance[nearest]) else None
-
-
-def _spread(choices: Choices, count: int) -> list[tuple[int, int]]:
-    """Feasible points spread evenly over devices and layouts, to seed the sampler."""
-    sizes = [len(choice[2]) for choice in choices]
-    starts = np.cumsum([0, *sizes])
-    points = np.unique(np.linspace(0, starts[-1] - 1, count).astype(int))
-    which = np.searchsorted(starts, points, side="right") - 1
-    return [(int(w), int(point - starts[w])) for w, point in zip(which, points, strict=True)]
-
-
-def _draw(trial: optuna.Trial, choices: Choices) -> tuple[int, int]:
-    """One feasible layout: every degree from the values that remain possible."""
-    which = trial.suggest_categorical("device", list(range(len(choices))))
-    rows = choices[which][2].rows()
-    index = np.arange(len(rows))
-    for column, name in enumerate(DEGREES):
-        values = np.unique(rows[index, column])
-        fraction = trial.suggest_float(name, 0.0, 1.0)
-        value = values[min(int(fraction * len(values)), len(values) - 1)]
-        index = index[rows[index, column] == value]
-    return which, int(index[0])
-
-
-def _fractions(choices: Choices, which: int, row: int) -> dict[str, float | int]:
-    """The parameters from which `_draw` draws a given layout."""
-    rows = choices[which][2].rows()
-    index = np.arange(len(rows))
-    parameters: dict[str, float | int] = {"device": which}
-    for column, name in enumerate(DEGREES):
-        values = np.unique(rows[index, column])
-        position = int(np.searchsorted(values, rows[row, column]))
-        parameters[name] = (position + 0.5) / len(values)
-        index = index[rows[index, column] == rows[row, column]]
-    return parameters

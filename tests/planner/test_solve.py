@@ -266,7 +266,7 @@ def test_the_plan_schema_is_the_one_published(solved: Solved) -> None:
         "mean_s", "service_s", "waiting_s", "admission_s", "transfer_s", "slo_s",
     }  # fmt: skip
     assert set(data["search"]) >= {
-        "method", "proven", "statement", "evaluated", "feasible", "pairs", "seconds", "funnels",
+        "method", "proven", "gap", "statement", "evaluated", "feasible", "pairs", "seconds", "funnels",
     }  # fmt: skip
 
 
