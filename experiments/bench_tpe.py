@@ -22,6 +22,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -198,15 +199,16 @@ def samplers() -> dict[str, Sampler]:
     return found
 
 
-def compared(number: int, store: PerfStore) -> dict[str, Any] | None:
-    """One query by all; None where no fleet serves it."""
+def compared(number: int) -> dict[str, Any]:
+    """One query by all; its number alone where no fleet serves it."""
+    store = PerfStore()
     started = time.process_time()
     space = Space(resolve(drawn_query(number)), store)
     result = exhaustive(space, lambda _what, _share: None)
     sweep_s = time.process_time() - started
     served = choose(space.problem, result)
     if not served:
-        return None
+        return {"query": number}
     best = served[0][1].usd_per_hour
     swept: dict[Key, Candidates] = {
         (c.role, c.offer.device.name, str(c.precision)): c for c in result.candidates
@@ -291,17 +293,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--first", type=int, default=0, help="number of the first query")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
+    parser.add_argument("--runs", type=Path, help="keep each run here, and do none again")
     options = parser.parse_args()
-    console, store = Console(), PerfStore()
+    console = Console()
     runs: list[dict[str, Any]] = []
+    known = {}
+    if options.runs is not None and options.runs.exists():
+        lines = map(json.loads, options.runs.read_text().splitlines())
+        known = {line["query"]: line for line in lines}
     number = options.first
-    with console.status("") as status:
+    with console.status("") as status, ProcessPoolExecutor(options.workers) as pool:
         while len(runs) < options.queries:
-            run = compared(number, store)
-            number += 1
-            if run is not None:
-                runs.append(run)
-            status.update(f"{len(runs)} of {options.queries} queries")
+            numbers = range(number, number + options.queries - len(runs))
+            number = numbers.stop
+            waiting = [pool.submit(compared, n) for n in numbers if n not in known]
+            runs += [known[n] for n in numbers if known.get(n, {}).get("regret")]
+            for done in as_completed(waiting):
+                run = done.result()
+                runs += [run] if "regret" in run else []
+                if options.runs is not None:
+                    with options.runs.open("a") as file:
+                        file.write(json.dumps(run) + "\n")
+                status.update(f"{len(runs)} of {options.queries} queries")
+    runs.sort(key=lambda run: int(run["query"]))
     skipped = number - options.first - len(runs)
     table = Table("search", "evaluations", "within 1 %", "median", "p95", "worst", "none", box=None)
     summary = []

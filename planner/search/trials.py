@@ -61,8 +61,6 @@ class RoleTrials:
 
     def sync(self) -> None:
         """Take up what other processes found, and what they are evaluating."""
-        import optuna
-
         self._running: set[Key] = set()
         since = datetime.now() - ABANDONED
         for trial in self.study.get_trials(deepcopy=False):
@@ -72,7 +70,7 @@ class RoleTrials:
             key = (int(which), int(row))
             if key in self.found:
                 continue
-            if trial.state == optuna.trial.TrialState.COMPLETE:
+            if "found" in trial.user_attrs:
                 text = trial.user_attrs["found"]
                 self._keep(key, unpacked(text, key[1], self._like[key[0]]))
             elif trial.datetime_start is not None and trial.datetime_start > since:
