@@ -199,7 +199,7 @@ def samplers() -> dict[str, Sampler]:
     return found
 
 
-def compared(number: int) -> dict[str, Any]:
+def compared(number: int, quick: bool = False) -> dict[str, Any]:
     """One query by all; its number alone where no fleet serves it."""
     store = PerfStore()
     started = time.process_time()
@@ -254,7 +254,7 @@ def compared(number: int) -> dict[str, Any]:
     table, sampled = run(tpe_sampler, STARTUP_SHARE, told)
     reads = {"TPE": table.read}
     reads["bounds alone"] = run(tpe_sampler, 1.0, told)[0].read
-    for name, sampler in samplers().items():
+    for name, sampler in ({} if quick else samplers()).items():
         reads[name] = run(partial(_of_trials, sampler, trials), 0.0, withheld)[0].read
     reads["random"] = randomly(layouts, dict.fromkeys(space.roles, trials), number)
     regrets = {
@@ -293,6 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--queries", type=int, default=40)
     parser.add_argument("--first", type=int, default=0, help="number of the first query")
+    parser.add_argument("--quick", action="store_true", help="leave out the other samplers")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--runs", type=Path, help="keep each run here, and do none again")
     options = parser.parse_args()
@@ -307,7 +308,7 @@ def main() -> None:
         while len(runs) < options.queries:
             numbers = range(number, number + options.queries - len(runs))
             number = numbers.stop
-            waiting = [pool.submit(compared, n) for n in numbers if n not in known]
+            waiting = [pool.submit(compared, n, options.quick) for n in numbers if n not in known]
             runs += [known[n] for n in numbers if known.get(n, {}).get("regret")]
             for done in as_completed(waiting):
                 run = done.result()
@@ -318,13 +319,18 @@ def main() -> None:
                 status.update(f"{len(runs)} of {options.queries} queries")
     runs.sort(key=lambda run: int(run["query"]))
     skipped = number - options.first - len(runs)
-    table = Table("search", "evaluations", "within 1 %", "median", "p95", "worst", "none", box=None)
+    table = Table(
+        "search", "queries", "evaluations", "within 1 %", "median", "p95", "worst", "none", box=None
+    )
     summary = []
-    for name in runs[0]["regret"]:
+    for name in dict.fromkeys(name for run in runs for name in run["regret"]):
         for share in SHARES:
-            regret = np.array([run["regret"][name][str(share)] for run in runs])
+            regret = np.array(
+                [run["regret"][name][str(share)] for run in runs if name in run["regret"]]
+            )
             line = {
                 "search": name,
+                "queries": len(regret),
                 "share": share,
                 "within": float((regret <= WITHIN).mean()),
                 "median": float(np.quantile(regret, 0.5, method="higher")),
@@ -335,6 +341,7 @@ def main() -> None:
             summary.append(line)
             table.add_row(
                 name,
+                str(len(regret)),
                 f"{share:.2%}",
                 f"{line['within']:.0%}",
                 *(f"{line[q]:.1%}" for q in ("median", "p95", "worst")),
