@@ -6,8 +6,8 @@ One model on one device, both runtimes, in one run: `aiconfigurator` 0.12.0 swee
 its own, then this package in turn. A configuration is one replica's layout, batch and (continuous)
 chunk in one phase, whose step times and memory are estimated: here every cell of the sweep
 (`evaluated`), there every call of its backends that estimates a worker, whether or not a result
-is kept. Processor time, tables loaded (a first sweep of each is not timed); medians of the
-repeats. Bar: 100 times as many.
+is kept. Processor time, tables loaded (a first sweep of each is not timed); ours the median of
+five, the peer's of one. Bar: 100 times as many.
 """
 
 from __future__ import annotations
