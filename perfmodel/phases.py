@@ -102,15 +102,8 @@ def prefill(
     step: StepModel, layouts: Layouts, traffic: Traffic, batch: IntArray
 ) -> PrefillEstimate:
     """Prefill-only replicas that take `batch` (C,) whole prompts per attention rank and step."""
-    nodes = len(traffic.new_tokens)
-    work = StepWork.of(
-        prefill_sequences=np.repeat(batch, nodes),
-        prefill_tokens=np.tile(traffic.new_tokens, len(batch)),
-        prefix_tokens=np.tile(traffic.cached_tokens, len(batch)),
-        **traffic.images_of(np.repeat(batch, nodes)),
-    )
-    time = step.time(layouts, work)
-    shape = (len(layouts), len(batch), nodes)
+    time = step.time(layouts, prefill_work(traffic, batch))
+    shape = (len(layouts), len(batch), len(traffic.new_tokens))
     weights = np.array(traffic.inputs.weights)
     pace, latency = time.pace_s.reshape(shape), time.latency_s.reshape(shape)
     if traffic.loads_prefix:
@@ -121,22 +114,13 @@ def prefill(
     # A step of `batch` independent prompts varies less than one prompt does.
     variance = np.maximum((pace**2) @ weights - mean_pace**2, 0.0) / batch
     ranks = layouts.dp_a.astype(float)[:, None]
-    longest = StepWork.of(
-        prefill_sequences=batch,
-        prefill_tokens=traffic.new_tokens[-1],
-        prefix_tokens=traffic.cached_tokens[-1],
-        **traffic.images_of(batch),
-    )
-    # Every stage holds a batch, and one more waits for its cache to be taken away.
-    held = batch * (layouts.pp.astype(float)[:, None] + 1.0)
-    own = np.array([traffic.inputs.maximum - traffic.shared_tokens[-1]])
     return PrefillEstimate(
         latency_s=latency,
         pace_s=mean_pace,
         pace_cv2=variance / mean_pace**2,
         qps=batch * ranks / mean_pace,
         servers=np.broadcast_to(ranks, mean_pace.shape),
-        memory=_memory(step, layouts, traffic, longest, held, own),
+        memory=prefill_memory(step, layouts, traffic, batch),
     )
 
 
@@ -160,29 +144,21 @@ def decode(
         drafts: tokens that speculation drafts per sequence and iteration, (C,).
         acceptance: share of them accepted, each given that those before it were.
     """
-    verified, gain = np.asarray(drafts) + 1.0, step_tokens(drafts, acceptance)
-    work = StepWork.of(
-        decode_sequences=batch, context_tokens=traffic.context_mean, decode_tokens=verified
-    )
+    gain = step_tokens(drafts, acceptance)
+    work = decode_work(traffic, batch, drafts)
     pp = layouts.pp.astype(float)[:, None]
     ttit = step.time(layouts, work).pace_s * pp / gain
     tail = ttit
     if percentile is not None:
-        # The batch's mean context varies from step to step; its variance shrinks with the batch.
-        spread = NormalDist().inv_cdf(percentile / 100.0) * traffic.context_std / np.sqrt(batch)
-        longer = np.maximum(traffic.context_mean + spread, 1.0)
-        work_then = StepWork.of(
-            decode_sequences=batch, context_tokens=longer, decode_tokens=verified
-        )
-        tail = step.time(layouts, work_then).pace_s * pp / gain
+        then = decode_work(traffic, batch, drafts, context_at(traffic, batch, percentile))
+        tail = step.time(layouts, then).pace_s * pp / gain
     slots = batch * layouts.dp_a.astype(float)[:, None] * pp
-    held = batch * pp
     return DecodeEstimate(
         ttit_s=ttit,
         ttit_slo_s=tail,
         slots=slots,
         qps=slots / (traffic.outputs.mean * ttit),
-        memory=_memory(step, layouts, traffic, work, held, traffic.own_peak_tokens(held)),
+        memory=decode_memory(step, layouts, traffic, batch, drafts),
     )
 
 
@@ -212,11 +188,7 @@ def continuous(
     mixed = mixed_work(traffic, batch, chunk, drafts)
     distinct, back = np.unique(np.stack([batch, drafts]), axis=1, return_inverse=True)
     back = back.reshape(-1)
-    alone = StepWork.of(
-        decode_sequences=distinct[0],
-        context_tokens=traffic.context_mean,
-        decode_tokens=distinct[1] + 1.0,
-    )
+    alone = decode_work(traffic, distinct[0], distinct[1])
     pp = layouts.pp.astype(float)[:, None]
     mixed_s = step.time(layouts, mixed).pace_s * pp
     pure_s = (step.time(layouts, alone).pace_s * pp)[:, back]
@@ -245,11 +217,6 @@ def continuous(
         at_slo = _iteration_at(percentile / 100.0, stalled, pure_s, mixed_s, context_s)
         at_slo = at_slo * stretch / gain
     slots = batch * ranks
-    # Beside the decodes, the prompts whose chunks an iteration carries hold their caches: of
-    # the prompt alone, as they have no output yet.
-    running, entering = batch * pp, np.ceil(chunk / traffic.new_tokens.max()) * pp
-    held = running + entering
-    tokens = running * traffic.peak_tokens(running) + entering * traffic.inputs.maximum
     chunks = np.ceil(traffic.new_tokens / chunk[:, None])
     return ContinuousEstimate(
         mixed_s=mixed_s,
@@ -264,9 +231,7 @@ def continuous(
         slots=slots,
         servers=np.broadcast_to(ranks, mixed_s.shape),
         qps=slots / (traffic.outputs.mean * ttit) * np.minimum(1.0 / needed, 1.0),
-        memory=_memory(
-            step, layouts, traffic, mixed, held, tokens / held - traffic.mean_shared_tokens
-        ),
+        memory=continuous_memory(step, layouts, traffic, batch, chunk, drafts),
     )
 
 
@@ -290,6 +255,40 @@ def _iteration_at(
     deviations = ndtri(np.clip((quantile - below) / share, 1e-4, 1.0 - 1e-4))
     seconds: FloatArray = np.where(among_mixed, mixed_s, pure_s) + deviations * context_s
     return seconds
+
+
+def prefill_work(traffic: Traffic, batch: IntArray) -> StepWork:
+    """Steps of `batch` (C,) whole prompts of every representative length (J), C * J columns."""
+    nodes = len(traffic.new_tokens)
+    return StepWork.of(
+        prefill_sequences=np.repeat(batch, nodes),
+        prefill_tokens=np.tile(traffic.new_tokens, len(batch)),
+        prefix_tokens=np.tile(traffic.cached_tokens, len(batch)),
+        **traffic.images_of(np.repeat(batch, nodes)),
+    )
+
+
+def context_at(traffic: Traffic, batch: IntArray, percentile: float) -> FloatArray:
+    """A percentile of the mean context of `batch` (C,) sequences, tokens.
+
+    It varies from step to step; its variance shrinks with the batch.
+    """
+    spread = NormalDist().inv_cdf(percentile / 100.0) * traffic.context_std / np.sqrt(batch)
+    return np.asarray(np.maximum(traffic.context_mean + spread, 1.0))
+
+
+def decode_work(
+    traffic: Traffic,
+    batch: IntArray,
+    drafts: IntArray | int = 0,
+    context_tokens: FloatArray | None = None,
+) -> StepWork:
+    """An iteration of `batch` decodes, in their mean context if no other is given."""
+    return StepWork.of(
+        decode_sequences=batch,
+        context_tokens=traffic.context_mean if context_tokens is None else context_tokens,
+        decode_tokens=np.asarray(drafts) + 1.0,
+    )
 
 
 def mixed_work(
@@ -317,6 +316,55 @@ def mixed_work(
         decode_tokens=np.asarray(drafts) + 1.0,
         **traffic.images_of(np.asarray(chunk) / traffic.mean_new_tokens),
     )
+
+
+def prefill_memory(
+    step: StepModel, layouts: Layouts, traffic: Traffic, batch: IntArray
+) -> MemoryTerms:
+    """What the fullest device of a prefill replica holds, (L, C); prompts of the longest kind."""
+    longest = StepWork.of(
+        prefill_sequences=batch,
+        prefill_tokens=traffic.new_tokens[-1],
+        prefix_tokens=traffic.cached_tokens[-1],
+        **traffic.images_of(batch),
+    )
+    # Every stage holds a batch, and one more waits for its cache to be taken away.
+    held = batch * (layouts.pp.astype(float)[:, None] + 1.0)
+    own = np.array([traffic.inputs.maximum - traffic.shared_tokens[-1]])
+    return _memory(step, layouts, traffic, longest, held, own)
+
+
+def decode_memory(
+    step: StepModel,
+    layouts: Layouts,
+    traffic: Traffic,
+    batch: IntArray,
+    drafts: IntArray | int = 0,
+) -> MemoryTerms:
+    """What the fullest device of a decode replica holds, (L, C)."""
+    held = batch * layouts.pp.astype(float)[:, None]
+    work = decode_work(traffic, batch, drafts)
+    return _memory(step, layouts, traffic, work, held, traffic.own_peak_tokens(held))
+
+
+def continuous_memory(
+    step: StepModel,
+    layouts: Layouts,
+    traffic: Traffic,
+    batch: IntArray,
+    chunk: IntArray,
+    drafts: IntArray | int = 0,
+) -> MemoryTerms:
+    """What the fullest device of a continuous replica holds, (L, C)."""
+    # Beside the decodes, the prompts whose chunks an iteration carries hold their caches: of
+    # the prompt alone, as they have no output yet.
+    pp = layouts.pp.astype(float)[:, None]
+    running, entering = batch * pp, np.ceil(chunk / traffic.new_tokens.max()) * pp
+    held = running + entering
+    tokens = running * traffic.peak_tokens(running) + entering * traffic.inputs.maximum
+    work = mixed_work(traffic, batch, chunk, drafts)
+    own = tokens / held - traffic.mean_shared_tokens
+    return _memory(step, layouts, traffic, work, held, own)
 
 
 def _memory(

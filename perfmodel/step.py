@@ -7,13 +7,14 @@ where an engine runs two half batches at once (`overlap`): those layers are simu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.architecture import ModelArchitecture
+from perfmodel.bundles import Bundles
 from perfmodel.engine import EngineProfile
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.hardware import Device
@@ -52,6 +53,17 @@ class StepTime:
 
     pace_s: FloatArray
     latency_s: FloatArray
+
+
+@dataclass(frozen=True)
+class _Overheads:
+    """What no operator accounts for, by column: of a pipeline stage, and of each layer."""
+
+    step_s: FloatArray
+    layer_s: FloatArray
+
+    def of(self, layers: int) -> FloatArray:
+        return self.step_s + layers * self.layer_s
 
 
 class StepModel:
@@ -94,8 +106,11 @@ class StepModel:
 
     def overhead_s(self, layers: int, work: StepWork) -> FloatArray:
         """What no operator accounts for in a pipeline stage of so many layers, (C,)."""
-        step_s = self.engine.correction.step_overhead_s(work)
-        return step_s + layers * self.engine.layer_overhead_s(work)
+        return self._overheads(work).of(layers)
+
+    def _overheads(self, work: StepWork) -> _Overheads:
+        correction = self.engine.correction
+        return _Overheads(correction.step_overhead_s(work), self.engine.layer_overhead_s(work))
 
     def half_batches(self, layouts: Layouts, work: StepWork) -> HalfBatches | None:
         """The layers of half batches, if the engine runs two at once and tokens travel."""
@@ -107,23 +122,52 @@ class StepModel:
 
     def time(self, layouts: Layouts, work: StepWork) -> StepTime:
         """Pace and latency of every layout (L) under every column of work (C)."""
-        parts = self._parts(layouts, work)
+        parts = self._parts(self.calls(layouts, work))
         halves = self.half_batches(layouts, work)
+        return self._pipelines(layouts, parts, self._overheads(work), halves)
+
+    def least(self, layouts: Layouts, work: StepWork, bundles: Bundles) -> StepTime:
+        """Lower bounds on weighted step times of bundles of columns, (L, G) each.
+
+        Of every operator the least of a bundle is taken before layouts add them up: layouts are
+        many and unique shapes are few, so that a bundle costs little more than one column. No
+        column of the bundle takes less. Where half batches may overlap, tokens travel for free
+        and no operator takes more than twice what half the batch takes.
+        """
+        calls = self.calls(layouts, work)
+        if self.engine.splits_batches and self.model.is_moe:
+            calls = _hidden(calls, self.calls(layouts, halved(work)))
+        parts = {
+            part: [(bundles.least(seconds, len(work)), index) for seconds, index in gathers]
+            for part, gathers in self._parts(calls).items()
+        }
+        own = self._overheads(work)
+        least = _Overheads(*(bundles.least(s, len(work)) for s in (own.step_s, own.layer_s)))
+        return self._pipelines(layouts, parts, least, None)
+
+    def _pipelines(
+        self,
+        layouts: Layouts,
+        parts: dict[Part, list[Gather]],
+        own: _Overheads,
+        halves: HalfBatches | None,
+    ) -> StepTime:
         travels = np.zeros(len(layouts), dtype=bool) if halves is None else ~layouts.aligned
-        pace, latency = (np.empty((len(layouts), len(work))) for _ in range(2))
+        pace, latency = (np.empty((len(layouts), len(own.step_s))) for _ in range(2))
         for pp in np.unique(layouts.pp):
             for travelling in (False, True):
                 alike = np.flatnonzero((layouts.pp == pp) & (travels == travelling))
                 split = halves if travelling else None
                 for start in range(0, len(alike), ROWS):
                     rows = alike[start : start + ROWS]
-                    pace[rows], latency[rows] = self._pipeline(int(pp), rows, parts, work, split)
+                    pace[rows], latency[rows] = self._pipeline(int(pp), rows, parts, own, split)
         return StepTime(pace, latency)
 
-    def _parts(self, layouts: Layouts, work: StepWork) -> dict[Part, list[Gather]]:
+    @staticmethod
+    def _parts(calls: Iterable[Call]) -> dict[Part, list[Gather]]:
         """Times of unique shapes by part of the model; calls over the same shapes are added up."""
         sums: dict[tuple[Part, int], Gather] = {}
-        for call in self.calls(layouts, work):
+        for call in calls:
             key = ((call.part, call.group), id(call.index))
             if key in sums:
                 seconds, index = sums[key]
@@ -140,7 +184,7 @@ class StepModel:
         pp: int,
         rows: NDArray[np.intp],
         parts: dict[Part, list[Gather]],
-        work: StepWork,
+        own: _Overheads,
         halves: HalfBatches | None,
     ) -> tuple[FloatArray, FloatArray]:
         """Pace and latency of layouts with the same number of stages."""
@@ -153,12 +197,11 @@ class StepModel:
         first, last = total((EMBEDDING, 0)), total((HEAD, 0))
         boundary = total((BOUNDARY, 0)) if pp > 1 else 0.0
         kinds = stages(self.model, pp)
-        gap = self.engine.layer_overhead_s(work)
         split: dict[int, dict[int, FloatArray]] = {}
         if halves is not None:
             for g in halves.sections:
                 counts = {groups[g].count, *(stage.counts[g] for stage in kinds)}
-                split[g] = halves.faster(g, rows, counts, layer[g] + gap)
+                split[g] = halves.faster(g, rows, counts, layer[g] + own.layer_s)
 
         def add(seconds: FloatArray | float, counts: Sequence[int]) -> FloatArray | float:
             """The layers of a stage on top, so many of each group."""
@@ -167,13 +210,22 @@ class StepModel:
             return seconds
 
         def overhead(counts: Sequence[int]) -> FloatArray:
-            return self.overhead_s(sum(c for g, c in enumerate(counts) if g not in split), work)
+            return own.of(sum(c for g, c in enumerate(counts) if g not in split))
 
         pace: FloatArray | float = 0.0
         for stage in kinds:
             seconds = boundary + overhead(stage.counts) + stage.first * first + stage.last * last
             pace = np.maximum(pace, add(seconds, stage.counts))
         whole = [group.count for group in groups]
-        fixed = overhead(whole) + (pp - 1) * self.overhead_s(0, work)
+        fixed = overhead(whole) + (pp - 1) * own.of(0)
         latency = add(first + last + (pp - 1) * boundary + fixed, whole)
         return np.asarray(pace), np.asarray(latency)
+
+
+def _hidden(calls: Iterable[Call], halves: Iterable[Call]) -> Iterator[Call]:
+    """Calls at what they take at least where half batches may overlap; `halves` those of one."""
+    for call, half in zip(calls, halves, strict=True):
+        least = np.minimum(call.time.seconds, 2.0 * half.time.seconds)
+        if call.module == "communication":
+            least = np.zeros_like(least)
+        yield replace(call, time=replace(call.time, seconds=least))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -37,6 +37,13 @@ def solve(
     search: Annotated[str, typer.Option(help="exhaustive or tpe.")] = "exhaustive",
     seed: Annotated[int, typer.Option(help="Seed of the TPE sampler.")] = 0,
     trials: Annotated[int, typer.Option(min=1, help="TPE trials per role.")] = 400,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            help="Keep TPE's trials in this journal file, or database (sqlite:///studies.db): an "
+            "interrupted search goes on there, and several processes may share it."
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
     yaml: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file.")] = None,
     search_path: SearchPath = None,
@@ -54,11 +61,16 @@ def solve(
 
     if search not in ("exhaustive", "tpe"):
         _fail(f"--search: expected exhaustive or tpe, got {search!r}", BAD_INPUT)
+    if storage is not None and search != "tpe":
+        _fail(
+            "--storage keeps the trials of --search tpe; the exhaustive search has none", BAD_INPUT
+        )
     for path in (json, yaml):
         if path is not None and not path.absolute().parent.is_dir():
             _fail(f"{path}: the folder does not exist", BAD_INPUT)
     try:
-        plan = _solve(load_query(query), search, seed, trials, search_path or [], perfdb_path or [])
+        options = {"search": search, "seed": seed, "trials": trials, "storage": storage}
+        plan = _solve(load_query(query), options, search_path or [], perfdb_path or [])
         from planner.plan import write_plan
 
         if json is not None:
@@ -77,12 +89,7 @@ def solve(
 
 
 def _solve(
-    query: Query,
-    search: str,
-    seed: int,
-    trials: int,
-    search_path: list[Path],
-    perfdb_path: list[Path],
+    query: Query, options: dict[str, Any], search_path: list[Path], perfdb_path: list[Path]
 ) -> Plan:
     """Solve with a progress bar on standard error once it takes longer than two seconds."""
     import time
@@ -116,9 +123,7 @@ def _solve(
     try:
         return find(
             query,
-            search=search,
-            seed=seed,
-            trials=trials,
+            **options,
             search_path=search_path,
             store=PerfStore(perfdb_path),
             progress=progress,

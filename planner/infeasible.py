@@ -19,7 +19,8 @@ from perfmodel.errors import InputError
 from perfmodel.layout import Layouts, format_layout
 from perfmodel.memory import TERMS, replica_memory
 from perfmodel.operators import Bound
-from perfmodel.units import format_bytes, format_time
+from perfmodel.precision import Precision
+from perfmodel.units import format_bytes, format_count, format_time
 from perfmodel.work import StepWork
 from planner.candidates import Candidates, Role
 from planner.pairing import cheapest_fleets, rank
@@ -27,6 +28,8 @@ from planner.problem import Offer, Problem, supported
 from planner.query import Slo, Target
 from planner.search import SearchResult
 from planner.sweep import Space
+from spaces.enumeration import all_layouts
+from spaces.variables import MAX_WORLD
 
 FloatArray = NDArray[np.float64]
 
@@ -79,8 +82,9 @@ def _explain_memory(space: Space) -> str:
     lines = []
     for offer, precision in space.pairs():
         layouts = _structural(space, offer)
+        excluded = _excluding(space, offer, precision)
         if len(layouts) == 0:
-            lines.append(f"  {offer.device.name}: no layout fills whole hosts within the inventory")
+            lines.append(f"  {offer.device.name}: {excluded}")
             continue
         step = space.step_model(offer, precision)
         tokens = np.array([problem.traffic.inputs.maximum + problem.traffic.outputs.maximum])
@@ -106,7 +110,7 @@ def _explain_memory(space: Space) -> str:
             f"  {offer.device.name}: {format_bytes(total[best])} needed of "
             f"{format_bytes(step.device.memory_bytes)} at best "
             f"({format_layout(layouts, best)}, {precision}); "
-            f"{largest.replace('_', ' ')} alone takes {format_bytes(terms[largest])}"
+            f"{largest.replace('_', ' ')} alone takes {format_bytes(terms[largest])}; {excluded}"
         )
     return (
         f"memory: {problem.model.name} fits on no candidate device, one sequence at a time\n"
@@ -116,10 +120,43 @@ def _explain_memory(space: Space) -> str:
     )
 
 
+def _excluding(space: Space, offer: Offer, precision: Precision) -> str:
+    """The constraints on layouts that exclude each other, and the fewest devices without one."""
+    from spaces.conflict import conflict
+    from spaces.constraints import memory_constraint, world_constraint
+
+    problem = space.problem
+    memory = memory_constraint(
+        problem.model, [(offer.device, precision)], problem.engine, problem.traffic
+    )
+    hosts, *inventory = space.device_constraints(offer)
+    limits = [
+        replace(limit, name=f"inventory of {offer.inventory} {offer.device.name}")
+        for limit in inventory
+    ]
+    if space.max_world < MAX_WORLD:
+        name = f"search.max_replica_devices of {space.max_world}"
+        limits.append(replace(world_constraint(space.max_world), name=name))
+    core = conflict([*space.constraints, hosts, *limits, memory])
+    if not core:
+        return "a layout holds one prompt, but not the longest with its output"
+    names = ", ".join(constraint.name for constraint in core)
+    text = f"{names} {'exclude each other' if len(core) > 1 else 'excludes every layout'}"
+    # What gives way most easily is how many devices there may be.
+    layouts = all_layouts(MAX_WORLD)
+    for constraint in [*space.constraints, hosts, memory]:
+        layouts = layouts[constraint.of(layouts)]
+    if len(layouts) == 0:
+        return f"{text}; no replica of up to {MAX_WORLD} devices holds it"
+    smallest = int(layouts.world.argmin())
+    return (
+        f"{text}; {format_count(int(layouts.world[smallest]), 'device')} in one replica would do "
+        f"({format_layout(layouts, smallest)})"
+    )
+
+
 def _structural(space: Space, offer: Offer) -> Layouts:
     """Layouts that the model's structure and the device's hosts allow, whatever they need."""
-    from spaces.enumeration import all_layouts
-
     layouts = all_layouts(space.max_world)
     for constraint in [*space.constraints, *space.device_constraints(offer)]:
         layouts = layouts[constraint.of(layouts)]

@@ -307,7 +307,7 @@ class _Block:
         devices = np.maximum(replicas, self.least_replicas) * self.prefill.world
         beside = self.decode.devices[:, None]
         in_use = devices * offers[0].usd_per_device_hour + beside * offers[1].usd_per_device_hour
-        return _pair_usd_per_hour(*offers, devices, beside), in_use
+        return pair_usd_per_hour(*offers, devices, beside), in_use
 
     def choice(self, i: int, j: int, replicas: int) -> Choice | None:
         """The fleet of decode pool `i` and so many replicas of prefill candidate `j`."""
@@ -357,9 +357,13 @@ _Best = tuple[float, float, Choice]
 """Price of a fleet, price of the devices that it uses, and the fleet."""
 
 
-def _pair_usd_per_hour(
-    prefill: Offer, decode: Offer, prefill_devices: IntArray, decode_devices: IntArray
+def pair_usd_per_hour(
+    prefill: Offer,
+    decode: Offer,
+    prefill_devices: FloatArray | IntArray,
+    decode_devices: FloatArray | IntArray,
 ) -> FloatArray:
+    """Price of the whole hosts that two pools need at least; infinite beyond inventory."""
     if prefill.device.name == decode.device.name:
         return least_usd_per_hour(prefill, prefill_devices + decode_devices)
     return least_usd_per_hour(prefill, prefill_devices) + least_usd_per_hour(decode, decode_devices)
@@ -378,7 +382,7 @@ def _best_pair(
     least_devices = prefill.least_devices
     start, size = 0, 512
     while start < len(prefill.pool):
-        bound = _pair_usd_per_hour(p_offer, d_offer, least_devices[start], d.devices)
+        bound = pair_usd_per_hour(p_offer, d_offer, least_devices[start], d.devices)
         fewest = least_devices[start] * p_offer.usd_per_device_hour
         least_idle = fewest + d.devices * d_offer.usd_per_device_hour
         open_ = np.flatnonzero(

@@ -259,10 +259,13 @@ class SearchPlan:
         feasible: of those, the ones that fit and meet the SLO on an idle system.
         pairs: prefill x decode pairs that the feasible ones stand for.
         proven: whether no configuration of the space is cheaper under the model.
+        gap: by how much QPS per dollar of the optimum may exceed the answer's, at most; None
+            where nothing bounds it.
     """
 
     method: str
     proven: bool
+    gap: float | None
     statement: str
     evaluated: int
     feasible: int

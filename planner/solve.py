@@ -38,6 +38,7 @@ def solve(
     search: str = "exhaustive",
     seed: int = 0,
     trials: int = 400,
+    storage: str | None = None,
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
     progress: Progress | None = None,
@@ -47,6 +48,8 @@ def solve(
     Args:
         search: `exhaustive` (proves its optimum) or `tpe` (samples `trials` layouts per role).
         seed: of the TPE sampler.
+        storage: where TPE's trials are kept: a journal file or a database's URL; a search that
+            was interrupted goes on there, and several processes may share it.
         search_path: folders with further models and devices.
         progress: called with what is being done and the share done.
 
@@ -58,7 +61,9 @@ def solve(
     problem = resolve(query, search_path)
     spaces = _spaces(problem, store)
     report = progress or (lambda _what, _share: None)
-    strategy = {"exhaustive": exhaustive, "tpe": tpe}[search]
+    strategy = (
+        partial(tpe, seed=seed, trials=trials, storage=storage) if search == "tpe" else exhaustive
+    )
     results: dict[str, SearchResult] = {}
     served: list[Served] = []
     for done, (tier, space) in enumerate(spaces.items()):
@@ -67,9 +72,7 @@ def solve(
             report(what, (done + share) / len(spaces))
 
         runs = {
-            colocated: strategy(
-                space if colocated else apart(space), within, seed=seed, trials=trials
-            )
+            colocated: strategy(space if colocated else apart(space), within)
             for colocated in _colocated(problem)
         }
         results[tier] = combined(list(runs.values()), encoder_apart=False in runs)
@@ -98,8 +101,10 @@ def solve(
         best=plans[0],
         alternatives=tuple(plans[1:]),
         search=_search_plan(
+            problem,
             results[_tier(served[0][1])],
             list(results.values()),
+            served[0],
             search,
             time.perf_counter() - started,
         ),
@@ -231,17 +236,29 @@ def _statistics(problem: Problem) -> dict[str, str]:
 
 
 def _search_plan(
-    result: SearchResult, results: Sequence[SearchResult], method: str, seconds: float
+    problem: Problem,
+    result: SearchResult,
+    results: Sequence[SearchResult],
+    best: Served,
+    method: str,
+    seconds: float,
 ) -> SearchPlan:
     """How the answer was found: counts of all alternatives, the funnels of the one chosen."""
+    qps, choice = best
+    gaps = [found.gap(qps, choice.usd_per_hour, most=problem.qps is None) for found in results]
+    gap = None if None in gaps else max(g for g in gaps if g is not None)
+    statement = result.statement
+    if not result.proven and gap is not None:
+        statement += f"; {_gap_text(gap)}"
 
     def size(found: SearchResult, role: str) -> int:
         return sum(len(c) for c in found.candidates if c.role == role)
 
     return SearchPlan(
         method=method,
-        proven=all(found.proven for found in results),
-        statement=result.statement,
+        proven=gap == 0.0,
+        gap=gap,
+        statement=statement,
         evaluated=sum(found.evaluated for found in results),
         feasible=sum(len(c) for found in results for c in found.candidates),
         pairs=sum(size(found, "prefill") * size(found, "decode") for found in results),
@@ -249,6 +266,17 @@ def _search_plan(
         funnels=tuple(
             FunnelPlan(f.role, f.device, f.precision, tuple(f.stages)) for f in result.funnels
         ),
+    )
+
+
+def _gap_text(gap: float) -> str:
+    if gap == 0.0:
+        return "optimal under the model: by bounds on all other layouts no fleet is better"
+    if gap == float("inf"):
+        return "not proven optimal: run --search exhaustive for a proof"
+    return (
+        f"not proven optimal, but at most {gap:.1%} above the optimum per QPS by bounds on all "
+        "other layouts: run --search exhaustive for a proof"
     )
 
 

@@ -28,17 +28,39 @@ def build_model(
     constraints: Sequence[LayoutConstraint], max_world: int = MAX_WORLD
 ) -> tuple[cp_model.CpModel, dict[str, cp_model.IntVar]]:
     """The CP-SAT model of all layouts; variables are log2 of the degrees."""
+    model, degree = base_model(max_world)
+    for constraint in constraints:
+        add_table(model, degree, constraint, max_world)
+    return model, degree
+
+
+def base_model(max_world: int) -> tuple[cp_model.CpModel, dict[str, cp_model.IntVar]]:
+    """What makes degrees a layout: both modules cover the same devices, and not too many."""
     limit = exponents(max_world)
     model = cp_model.CpModel()
     degree = {name: model.new_int_var(0, limit, name) for name in DEGREES}
     attention = sum(degree[name] for name in ATTENTION)
     model.add(attention == sum(degree[name] for name in FFN))
     model.add(attention <= limit)
-    for constraint in constraints:
-        rows = _satisfying(constraint, limit)
-        columns = [degree[name] for name in constraint.reads]
-        model.add_allowed_assignments(columns, rows.tolist())
     return model, degree
+
+
+def add_table(
+    model: cp_model.CpModel,
+    degree: dict[str, cp_model.IntVar],
+    constraint: LayoutConstraint,
+    max_world: int,
+    assumed: cp_model.IntVar | None = None,
+) -> None:
+    """Add a constraint as a table over the degrees it reads, under an assumption if any."""
+    rows = _satisfying(constraint, exponents(max_world))
+    if len(rows) == 0 and assumed is not None:
+        model.add_bool_or(~assumed)
+        return
+    columns = [degree[name] for name in constraint.reads]
+    table = model.add_allowed_assignments(columns, rows.tolist())
+    if assumed is not None:
+        table.only_enforce_if(assumed)
 
 
 def enumerate_layouts(

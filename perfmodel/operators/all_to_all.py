@@ -106,7 +106,7 @@ class AllToAll(LargestGroupHeld):
     def mode(self, prompts: bool, reach: str) -> str | None:
         """The kernels that the engine takes, else another engine's; None: none was measured."""
         for engine in self.table_engines:
-            frame = self.store.table(self.device.name, engine, self.family)
+            frame = self.store.table(self.device.tables, engine, self.family)
             if frame is None:
                 continue
             present = set(_reaching(frame, reach)["mode"].unique())

@@ -1,7 +1,7 @@
 """Search strategies: which configurations of the space are evaluated.
 
-Each strategy is a function `(space, progress, *, seed, trials) -> SearchResult`. `exhaustive`
-evaluates all of them and so proves its optimum; `tpe` samples layouts by Optuna.
+Each strategy takes a space and returns a `SearchResult`. `exhaustive` evaluates all of it and
+so proves its optimum; `tpe` samples layouts by Optuna and says how far it may be from it.
 """
 
 from planner.search.exhaustive import exhaustive

@@ -6,8 +6,8 @@ from planner.search.result import Progress, SearchResult
 from planner.sweep import Space
 
 
-def exhaustive(space: Space, progress: Progress, *, seed: int = 0, trials: int = 0) -> SearchResult:
-    """Every configuration of every role on every device (`seed` and `trials` play no part)."""
+def exhaustive(space: Space, progress: Progress) -> SearchResult:
+    """Every configuration of every role on every device."""
     work = [(role, *pair) for pair in space.pairs() for role in space.roles]
     candidates, funnels = [], []
     for done, (role, offer, precision) in enumerate(work):

@@ -236,6 +236,37 @@ def test_sampling_by_the_command(tmp_path: Path) -> None:
     )
 
 
+def test_a_search_that_is_kept(tmp_path: Path) -> None:
+    query = asked(tmp_path, search={"max_replica_devices": 4})
+    kept = tmp_path / "studies.log"
+    options = ("solve", query, "-q", "--search", "tpe", "--trials", 6, "--storage", kept)
+    first = planner(*options)
+    assert first.exit_code == 0, first.output
+    written = kept.read_text()
+    again = planner(*options)
+    assert again.stdout == first.stdout
+    assert kept.read_text().count('"found"') == written.count('"found"') > 0
+    assert "the folder does not exist" in refused(BAD_INPUT, *options[:-1], tmp_path / "no" / "s")
+    assert "--storage keeps the trials of --search tpe" in refused(
+        BAD_INPUT, "solve", query, "--storage", kept
+    )
+
+
+def test_which_constraints_exclude_each_other(tmp_path: Path) -> None:
+    large: dict[str, Any] = {
+        "model": "meta-llama/Llama-3.1-405B",
+        "devices": [{"name": "h100_sxm", "inventory": 8}],
+        "search": None,
+    }
+    result = planner("solve", asked(tmp_path, **large))
+    assert result.exit_code == INFEASIBLE
+    said = " ".join(result.stderr.split())
+    assert "inventory of 8 h100_sxm, memory exclude each other; 16 devices in one replica" in said
+    large = {**large, "devices": ["h100_sxm"], "search": {"max_replica_devices": 8}}
+    said = " ".join(planner("solve", asked(tmp_path, **large)).stderr.split())
+    assert "search.max_replica_devices of 8, memory exclude each other; 16 devices" in said
+
+
 def test_schema() -> None:
     result = planner("schema")
     assert result.exit_code == 0
