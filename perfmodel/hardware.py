@@ -26,7 +26,7 @@ PLATFORMS = ("weak-scale-out", "strong-scale-out", "scale-up")
 PEAKS = tuple(sorted({number_format.peak for number_format in FORMATS.values()}))
 FIELDS = (
     *("name", "title", "memory", "memory_bandwidth", "peak", "tdp", "host", "platform", "links"),
-    *("achieved", "caution", "notes", "extends"),
+    *("achieved", "alike", "caution", "notes", "extends"),
 )
 LINK_FIELDS = (
     *("name", "span", "bandwidth", "latency", "topology", "in_network_reduction"),
