@@ -27,10 +27,14 @@ def nondominated(objectives: FloatArray) -> NDArray[np.intp]:
         falls = np.concatenate([[True], second[1:] < lowest[:-1]])
         return np.sort(alive[falls])
     kept: list[int] = []
+    # None of those behind has less of the first objective.
+    columns = [objectives[alive, k] for k in range(1, objectives.shape[1])]
     while len(alive):
-        best = alive[0]
-        kept.append(int(best))
-        alive = alive[~np.all(objectives[alive] >= objectives[best], axis=1)]
+        kept.append(int(alive[0]))
+        less = np.zeros(len(alive), dtype=bool)
+        for column in columns:
+            less |= column < column[0]
+        alive, columns = alive[less], [column[less] for column in columns]
     return np.sort(np.array(kept, dtype=np.intp))
 
 
@@ -51,8 +55,7 @@ def reduce_decode(problem: Problem, pool: Candidates) -> Candidates:
     group = pool.world
     for degree in (layouts.pp, layouts.cp_a, layouts.tp_a):
         group = group * 4096 + degree
-    kept = [
-        rows[nondominated(objectives[rows])]
-        for rows in (np.flatnonzero(group == g) for g in np.unique(group))
-    ]
+    order = np.argsort(group, kind="stable")
+    ends = np.flatnonzero(np.diff(group[order])) + 1
+    kept = [rows[nondominated(objectives[rows])] for rows in np.split(order, ends)]
     return pool.take(np.concatenate(kept)) if kept else pool

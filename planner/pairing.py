@@ -369,19 +369,43 @@ def pair_usd_per_hour(
     return least_usd_per_hour(prefill, prefill_devices) + least_usd_per_hour(decode, decode_devices)
 
 
+PROMISING = 64
+"""Decode pools, by devices and again by delay, among which a first fleet is sought."""
+
+
 def _best_pair(
     problem: Problem, prefill: _BoundedPrefill, d: _SizedDecode, qps: float, limit: float
 ) -> Choice | None:
     """The cheapest fleet of two device types, if cheaper than `limit`.
 
+    A few decode pools give a first fleet, against whose price most others need not be tried.
+    """
+    by_devices = np.lexsort((d.delay_s, d.devices))[:PROMISING]
+    by_delay = np.lexsort((d.devices, d.delay_s))[:PROMISING]
+    few = d.take(np.union1d(by_devices, by_delay))
+    best = _searched(problem, prefill, few, qps, limit, None, blocks=1)
+    best = _searched(problem, prefill, d, qps, limit, best)
+    return best[2] if best else None
+
+
+def _searched(
+    problem: Problem,
+    prefill: _BoundedPrefill,
+    d: _SizedDecode,
+    qps: float,
+    limit: float,
+    best: _Best | None,
+    blocks: float = np.inf,
+) -> _Best | None:
+    """The cheapest fleet of these pools, or `best` where none is cheaper.
+
     Prefill candidates are sized in the order of a lower bound on their devices; the search ends
-    when even that bound is no cheaper than the best fleet found.
+    when even that bound is no cheaper than the best fleet found, or after so many blocks.
     """
     p_offer, d_offer = prefill.pool.offer, d.pool.offer
-    best: _Best | None = None
     least_devices = prefill.least_devices
     start, size = 0, 512
-    while start < len(prefill.pool):
+    while start < len(prefill.pool) and blocks > 0:
         bound = pair_usd_per_hour(p_offer, d_offer, least_devices[start], d.devices)
         fewest = least_devices[start] * p_offer.usd_per_device_hour
         least_idle = fewest + d.devices * d_offer.usd_per_device_hour
@@ -410,8 +434,9 @@ def _best_pair(
         )
         best = block.cheapest(replicas, best)
         start += size
-        size = min(size * 2, BLOCK // max(len(open_), 1))
-    return best[2] if best else None
+        size = max(min(size * 2, BLOCK // max(len(open_), 1)), 1)
+        blocks -= 1
+    return best
 
 
 def _first_token_slack(problem: Problem, pool: Candidates) -> FloatArray:
