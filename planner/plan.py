@@ -304,6 +304,15 @@ def write_plan(plan: Plan, path: Path) -> None:
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
     else:
         text = json.dumps(data, indent=2) + "\n"
+    atomic_write(path, text)
+
+
+def atomic_write(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written; what was there stays.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         if path.exists() and not path.is_file():  # a pipe or terminal, which nothing replaces

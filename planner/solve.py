@@ -8,9 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from perfmodel.database import PerfStore
 from perfmodel.units import format_count, format_time
 from planner.assess import assess
+from planner.dominance import nondominated
 from planner.encoder import apart, beside, fleets_with_encoder
 from planner.infeasible import explain_infeasible
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
@@ -42,6 +45,7 @@ def solve(
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
     progress: Progress | None = None,
+    all_fleets: bool = False,
 ) -> Plan:
     """The cheapest fleet that serves a query.
 
@@ -52,6 +56,8 @@ def solve(
             was interrupted goes on there, and several processes may share it.
         search_path: folders with further models and devices.
         progress: called with what is being done and the share done.
+        all_fleets: the alternatives are all fleets which none other equals or beats in the
+            hosts of every device type, instead of a notable few.
 
     Raises:
         InputError: the query names something unknown, or no fleet serves it; the message
@@ -90,8 +96,9 @@ def solve(
         for space in spaces.values()
         if space.store.engines(o.device.tables)
     }
+    shown = _unbeaten(served) if all_fleets else _notable(served, measured)
     plans = [
-        assess(_space_of(choice, spaces), choice, qps) for qps, choice in _notable(served, measured)
+        assess(_space_of(choice, spaces), choice, qps) for qps, choice in shown
     ]
     report("done", 1.0)
     return Plan(
@@ -203,6 +210,17 @@ def _notable(served: Sequence[Served], measured: set[str]) -> list[Served]:
     chosen += [s for s in served if s not in chosen]
     notable = chosen[: ALTERNATIVES + 1]
     return [s for s in served if s in notable]
+
+
+def _unbeaten(served: Sequence[Served]) -> list[Served]:
+    """The winner, and fleets that none other equals or beats in hosts of every type."""
+    names = sorted({offer.device.name for _, choice in served for offer, _ in choice.hosts})
+    hosts = np.zeros((len(served), len(names)))
+    for row, (_, choice) in enumerate(served):
+        for offer, count in choice.hosts:
+            hosts[row, names.index(offer.device.name)] += count
+    kept = {0, *nondominated(hosts).tolist()}
+    return [s for i, s in enumerate(served) if i in kept]
 
 
 def query_data(query: Query) -> dict[str, Any]:

@@ -1,0 +1,249 @@
+"""Solve every service of a catalog, on as many processes or machines as there are.
+
+A result is a file named after its service that also holds the digest of all that it depends
+on. A batch that is interrupted, or repeated, finds the results that it would compute again
+and leaves them as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from perfmodel.database import PerfStore
+from perfmodel.errors import ConfigError, InputError
+from planner.catalog.services import Service
+from planner.plan import Plan, atomic_write
+from planner.problem import resolve
+from planner.solve import solve
+
+SCHEMA = "planner.result/1"
+
+SUMMARY = "results.parquet"
+"""One row per service, beside the results."""
+
+WAITING_PER_WORKER = 4
+"""Services handed to the executor at a time, per worker: what is finished is written soon."""
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How every service is solved.
+
+    Attributes:
+        search_path: folders with further models and devices.
+        perfdb_path: folders with further operator tables.
+    """
+
+    search: str = "exhaustive"
+    seed: int = 0
+    trials: int = 400
+    search_path: tuple[Path, ...] = ()
+    perfdb_path: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """A service's plans, or why it has none.
+
+    Attributes:
+        plan: as `Plan.to_dict` writes it; its alternatives are all fleets that none of
+            the others beats in the devices of every type.
+        error: what is wrong with the query, or which limit no fleet meets.
+        computed: in this run, not found.
+    """
+
+    name: str
+    digest: str
+    plan: dict[str, Any] | None
+    error: str
+    computed: bool = True
+
+
+def run_batch(
+    services: Sequence[Service],
+    folder: Path,
+    settings: Settings,
+    executor: Executor,
+    workers: int,
+    progress: Progress,
+) -> list[Result]:
+    """Results of all services, in their order; each is written as soon as it is known.
+
+    Raises:
+        ConfigError: a result cannot be written; those before it stay.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from None
+    results: dict[str, Result] = {}
+    waiting: list[tuple[Service, str]] = []
+    for service in services:
+        try:
+            digest = digest_of(service, settings)
+        except InputError as error:
+            results[service.name] = Result(service.name, "", None, f"{service.source}: {error}")
+            continue
+        known = read_result(folder, service.name, digest)
+        if known is None:
+            waiting.append((service, digest))
+        else:
+            results[service.name] = known
+    for result in _solved(waiting, settings, executor, workers):
+        write_result(folder, result)
+        results[result.name] = result
+        progress(result.name, len(results) / len(services))
+    return [results[service.name] for service in services]
+
+
+def _solved(
+    waiting: Sequence[tuple[Service, str]], settings: Settings, executor: Executor, workers: int
+) -> Iterator[Result]:
+    """Results as they come; a few services at a time are with the executor."""
+    queue = iter(waiting)
+    running: dict[Future[tuple[dict[str, Any] | None, str]], tuple[Service, str]] = {}
+
+    def feed() -> None:
+        for service, digest in queue:
+            running[executor.submit(solve_service, service, settings)] = (service, digest)
+            if len(running) >= WAITING_PER_WORKER * workers:
+                return
+
+    feed()
+    while running:
+        future = next(as_completed(running))
+        service, digest = running.pop(future)
+        plan, error = future.result()
+        yield Result(service.name, digest, plan, error)
+        feed()
+
+
+_stores: dict[tuple[Path, ...], PerfStore] = {}
+
+
+def solve_service(service: Service, settings: Settings) -> tuple[dict[str, Any] | None, str]:
+    """The plan of a service as plain data, or what is wrong; runs in a worker."""
+    store = _stores.setdefault(settings.perfdb_path, PerfStore(list(settings.perfdb_path)))
+    try:
+        plan: Plan = solve(
+            service.query,
+            search=settings.search,
+            seed=settings.seed,
+            trials=settings.trials,
+            search_path=settings.search_path,
+            store=store,
+            all_fleets=True,
+        )
+    except InputError as error:
+        return None, f"{service.source}: {error}"
+    data = plan.to_dict()
+    # What differs from run to run is no part of the result.
+    data["search"].pop("seconds")
+    return data, ""
+
+
+def digest_of(service: Service, settings: Settings) -> str:
+    """What a service's result depends on, as a short text.
+
+    The query with all that it names (model, devices, prices, engine constants), the search, the
+    version of this package, and the operator tables by their size and time.
+
+    Raises:
+        InputError: the query names something unknown.
+    """
+    from importlib.metadata import version
+
+    problem = resolve(service.query, settings.search_path)
+    search = (settings.search,)
+    if settings.search == "tpe":
+        search = (settings.search, settings.seed, settings.trials)  # type: ignore[assignment]
+    tables = [
+        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+        for folder in settings.perfdb_path
+        for file in sorted(folder.rglob("*.parquet"))
+    ]
+    named = (problem.model, problem.offers, problem.engine, problem.traffic, problem.precisions)
+    query = service.query.model_dump(
+        mode="json", exclude={"workload": {"input_tokens", "output_tokens"}}
+    )
+    text = repr((SCHEMA, version("llm-fleet-planner"), query, named, search, tables))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_result(folder: Path, name: str, digest: str) -> Result | None:
+    """A result computed before, if it is whole and of the same digest."""
+    try:
+        data = json.loads(_file(folder, name).read_text(encoding="utf-8"))
+        if data["schema"] != SCHEMA or data["digest"] != digest:
+            return None
+        return Result(name, digest, data["plan"], data["error"], computed=False)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_result(folder: Path, result: Result) -> None:
+    """Write a result whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    data = {
+        "schema": SCHEMA,
+        "name": result.name,
+        "digest": result.digest,
+        "error": result.error,
+        "plan": result.plan,
+    }
+    atomic_write(_file(folder, result.name), json.dumps(data, indent=1) + "\n")
+
+
+def _file(folder: Path, name: str) -> Path:
+    """Any name is a file's name, one of its own."""
+    safe = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in name)
+    return folder / f"{safe}.json"
+
+
+@contextmanager
+def local_processes(count: int | None = None) -> Iterator[tuple[Executor, int]]:
+    """Processes of this machine, as many as it has processors if not said."""
+    import multiprocessing
+
+    workers = count or len(os.sched_getaffinity(0))
+    # Forked processes would inherit the threads of solvers in unknown states.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+        yield executor, workers
+
+
+@contextmanager
+def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
+    """The workers of a Dask scheduler.
+
+    Raises:
+        ConfigError: the package is missing, or no scheduler answers.
+    """
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ConfigError(
+            "--scheduler needs Dask: pip install 'llm-fleet-planner[cluster]'"
+        ) from None
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ConfigError(f"--scheduler: {address} does not answer: {error}") from None
+    with client:
+        workers = sum(client.nthreads().values())
+        if not workers:
+            raise ConfigError(f"--scheduler: {address} has no workers")
+        yield client.get_executor(retries=3, pure=False), workers
