@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from planner.cli_calibrate import calibrate
+from planner.cli_catalog import batch, fleet
 from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(perfdb, name="perfdb")
 app.command()(calibrate)
+app.command()(batch)
+app.command()(fleet)
 
 
 @app.command()

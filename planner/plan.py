@@ -299,12 +299,15 @@ def write_plan(plan: Plan, path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    data = json.loads(json.dumps(plan.to_dict()))
+    atomic_write(path, as_text(plan.to_dict(), path))
+
+
+def as_text(data: dict[str, Any], path: Path) -> str:
+    """Plain data as the YAML or JSON that a file of this name holds."""
+    plain = json.loads(json.dumps(data))
     if path.suffix in (".yaml", ".yml"):
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-    else:
-        text = json.dumps(data, indent=2) + "\n"
-    atomic_write(path, text)
+        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+    return json.dumps(plain, indent=2) + "\n"
 
 
 def atomic_write(path: Path, text: str) -> None:

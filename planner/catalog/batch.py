@@ -10,14 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from perfmodel.database import PerfStore
+from perfmodel.database.store import SHIPPED as SHIPPED_TABLES
 from perfmodel.errors import ConfigError, InputError
 from planner.catalog.services import Service
 from planner.plan import Plan, atomic_write
@@ -28,6 +29,18 @@ SCHEMA = "planner.result/1"
 
 SUMMARY = "results.parquet"
 """One row per service, beside the results."""
+
+SUMMARIZED = (
+    "kind",
+    "qps",
+    "usd_per_hour",
+    "ttit_mean_s",
+    "e2e_mean_s",
+    "usd_per_million_input_tokens",
+    "usd_per_million_output_tokens",
+    "usd_per_thousand_requests",
+)
+"""What the summary has of a service's best fleet, by the names of `planner.plan.FleetPlan`."""
 
 WAITING_PER_WORKER = 4
 """Services handed to the executor at a time, per worker: what is finished is written soon."""
@@ -103,7 +116,37 @@ def run_batch(
         write_result(folder, result)
         results[result.name] = result
         progress(result.name, len(results) / len(services))
-    return [results[service.name] for service in services]
+    ordered = [results[service.name] for service in services]
+    write_summary(folder, services, ordered)
+    return ordered
+
+
+def write_summary(folder: Path, services: Sequence[Service], results: Sequence[Result]) -> None:
+    """One table of all services: what each costs, and how well it is served.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    import polars as pl
+
+    rows = []
+    for service, result in zip(services, results, strict=True):
+        row: dict[str, Any] = {"service": service.name, "region": service.region}
+        row |= {"error": result.error, "digest": result.digest}
+        best = result.plan["best"] if result.plan else {}
+        hosts = best.get("hosts", ())
+        row["devices"] = " + ".join(f"{h['used_devices']} {h['device']}" for h in hosts)
+        row["hosts"] = sum(h["hosts"] for h in hosts) if hosts else None
+        row["ttft_mean_s"] = best["ttft"]["mean_s"] if best else None
+        row |= {name: best.get(name) for name in SUMMARIZED}
+        rows.append(row)
+    temporary = folder / f".{SUMMARY}.{os.getpid()}"
+    try:
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(temporary)
+        temporary.replace(folder / SUMMARY)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(f"{folder / SUMMARY}: cannot be written: {error.strerror}") from None
 
 
 def _solved(
@@ -156,7 +199,7 @@ def digest_of(service: Service, settings: Settings) -> str:
     """What a service's result depends on, as a short text.
 
     The query with all that it names (model, devices, prices, engine constants), the search, the
-    version of this package, and the operator tables by their size and time.
+    version of this package, and the operator tables by their sizes.
 
     Raises:
         InputError: the query names something unknown.
@@ -168,16 +211,27 @@ def digest_of(service: Service, settings: Settings) -> str:
     if settings.search == "tpe":
         search = (settings.search, settings.seed, settings.trials)  # type: ignore[assignment]
     tables = [
-        (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-        for folder in settings.perfdb_path
+        (str(file.relative_to(folder)), file.stat().st_size)
+        for folder in (*settings.perfdb_path, SHIPPED_TABLES)
         for file in sorted(folder.rglob("*.parquet"))
     ]
     named = (problem.model, problem.offers, problem.engine, problem.traffic, problem.precisions)
     query = service.query.model_dump(
         mode="json", exclude={"workload": {"input_tokens", "output_tokens"}}
     )
-    text = repr((SCHEMA, version("llm-fleet-planner"), query, named, search, tables))
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    parts = (SCHEMA, version("llm-fleet-planner"), query, named, search, tables)
+    return hashlib.sha256(repr(_plain(parts)).encode()).hexdigest()[:32]
+
+
+def _plain(value: Any) -> Any:
+    """A value whose `repr` is the same in every process."""
+    if is_dataclass(value):
+        return [type(value).__name__, *(_plain(getattr(value, f.name)) for f in fields(value))]
+    if isinstance(value, Mapping):
+        return sorted((str(key), _plain(item)) for key, item in value.items())
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def read_result(folder: Path, name: str, digest: str) -> Result | None:
@@ -233,13 +287,14 @@ def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
         ConfigError: the package is missing, or no scheduler answers.
     """
     try:
-        from distributed import Client
+        import distributed
     except ImportError:
         raise ConfigError(
             "--scheduler needs Dask: pip install 'llm-fleet-planner[cluster]'"
         ) from None
+    connect: Any = distributed.Client
     try:
-        client = Client(address, timeout="10s")
+        client = connect(address, timeout="10s")
     except (OSError, TimeoutError, ValueError) as error:
         raise ConfigError(f"--scheduler: {address} does not answer: {error}") from None
     with client:

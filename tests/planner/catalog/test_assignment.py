@@ -111,7 +111,9 @@ def problems(draw: st.DrawFn) -> tuple[list[Supply], list[list[Option]]]:
         st.tuples(*[st.integers(0, 6)] * kinds),
         st.integers(0, 10).map(float),
     )
-    return supplies, draw(st.lists(st.lists(options, min_size=1, max_size=3), min_size=1, max_size=4))
+    return supplies, draw(
+        st.lists(st.lists(options, min_size=1, max_size=3), min_size=1, max_size=4)
+    )
 
 
 def price(supplies: list[Supply], chosen: tuple[Option, ...]) -> float:

@@ -1,0 +1,49 @@
+"""Catalogs of services: solved one by one, and as one fleet.
+
+| name | what |
+|---|---|
+| `load_catalog` | services, and what they share, from a file or a folder |
+| `run_batch` | a result per service, on any `concurrent.futures` executor |
+| `local_processes`, `dask_cluster` | executors |
+| `plan_fleet` | which plan each service takes, and the hosts of all together |
+"""
+
+from planner.catalog.batch import (
+    Result,
+    Settings,
+    dask_cluster,
+    digest_of,
+    local_processes,
+    read_result,
+    run_batch,
+    write_result,
+)
+from planner.catalog.fleet import (
+    NOTHING,
+    CatalogFleet,
+    Current,
+    plan_fleet,
+    read_current,
+    write_fleet,
+)
+from planner.catalog.services import Catalog, Service, load_catalog
+
+__all__ = [
+    "NOTHING",
+    "Catalog",
+    "CatalogFleet",
+    "Current",
+    "Result",
+    "Service",
+    "Settings",
+    "dask_cluster",
+    "digest_of",
+    "load_catalog",
+    "local_processes",
+    "plan_fleet",
+    "read_current",
+    "read_result",
+    "run_batch",
+    "write_fleet",
+    "write_result",
+]

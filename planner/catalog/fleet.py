@@ -1,0 +1,345 @@
+"""The fleet of a catalog: which plan each service takes, and the hosts of all together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from perfmodel.documents import read_yaml
+from perfmodel.errors import ConfigError, InputError
+from planner.catalog.assignment import Assignment, Option, Supply, assign
+from planner.catalog.batch import Result
+from planner.catalog.services import ANYWHERE, Catalog, Service
+from planner.fleet import hosts_needed
+from planner.plan import as_text, atomic_write
+from planner.problem import Offer, resolve
+
+SCHEMA = "planner.fleet/1"
+
+
+@dataclass(frozen=True)
+class ServicePlan:
+    """What a service runs on.
+
+    Attributes:
+        devices: devices in use, by type.
+        usd_per_hour: of those devices, idle ones beside them not counted.
+        moved_devices: of these, how many it does not have today.
+        fleet: its plan, as `planner solve` writes one.
+    """
+
+    name: str
+    region: str
+    kind: str
+    devices: dict[str, int]
+    usd_per_hour: float
+    moved_devices: int
+    fleet: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HostsPlan:
+    """Hosts of one device type in one region, spare ones included."""
+
+    device: str
+    region: str
+    hosts: int
+    devices_per_host: int
+    used_devices: int
+    spare_hosts: int
+    inventory_hosts: int | None
+    usd_per_hour: float
+
+
+@dataclass(frozen=True)
+class CatalogFleet:
+    """The answer.
+
+    Attributes:
+        bound_usd_per_hour: no assignment of the services' plans costs less.
+        alone_usd_per_hour: each service's cheapest plan on hosts of its own, whatever the
+            inventory.
+        left_out: services without any plan, and why.
+    """
+
+    usd_per_hour: float
+    bound_usd_per_hour: float
+    gap: float
+    alone_usd_per_hour: float
+    services: tuple[ServicePlan, ...]
+    hosts: tuple[HostsPlan, ...]
+    left_out: dict[str, str]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the schema first."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Current:
+    """The fleet of today.
+
+    Attributes:
+        devices: devices of each service, by type.
+        usd_per_moved_device: what it costs to set up a service on a device that it lacks.
+        hours: over which that is paid.
+    """
+
+    devices: Mapping[str, Mapping[str, int]]
+    usd_per_moved_device: float = 0.0
+    hours: float = 720.0
+
+    def usd_per_hour(self, moved: int) -> float:
+        """Price of moving so many devices."""
+        return moved * self.usd_per_moved_device / self.hours
+
+
+def write_fleet(fleet: CatalogFleet, path: Path) -> None:
+    """Write a fleet as JSON, or as YAML if the name ends in .yaml or .yml.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    atomic_write(path, as_text(fleet.to_dict(), path))
+
+
+NOTHING = Current({})
+
+
+def read_current(path: Path) -> Current:
+    """Read today's fleet: a fleet file that was written, or the fields of `Current`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    document = read_yaml(path)
+    data = document.data
+    if not isinstance(data, dict) or "services" not in data:
+        raise ConfigError(f"{path}:1: expected `services`, each with its devices by type")
+    services = data["services"]
+    if isinstance(services, list):  # as written
+        services = {s["name"]: s.get("devices") for s in services if isinstance(s, dict)}
+    devices: dict[str, dict[str, int]] = {}
+    for name, counts in services.items():
+        where = document.where(("services", name))
+        if not isinstance(counts, dict) or not all(
+            isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in counts.values()
+        ):
+            raise ConfigError(f"{where}: expected devices by type, such as {{h100_sxm: 16}}")
+        devices[name] = counts
+    numbers = {}
+    for field, default in (("usd_per_moved_device", 0.0), ("hours", 720.0)):
+        value = data.get(field, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ConfigError(
+                f"{document.where((field,))}: expected a number from 0, got {value!r}"
+            )
+        numbers[field] = float(value)
+    if numbers["hours"] == 0:
+        raise ConfigError(f"{document.where(('hours',))}: expected more than 0 hours")
+    return Current(devices, **numbers)
+
+
+def plan_fleet(
+    catalog: Catalog,
+    results: Sequence[Result],
+    *,
+    current: Current = NOTHING,
+    search_path: Sequence[Path] = (),
+    gap: float = 1e-4,
+    limit_s: float = 60.0,
+) -> CatalogFleet:
+    """Assign a plan to every service that has any.
+
+    Raises:
+        InputError: services disagree on a device, or the inventories do not suffice; the
+            message says what is missing.
+    """
+    plans = {r.name: r for r in results}
+    served = [s for s in catalog.services if plans[s.name].plan is not None]
+    left_out = {r.name: r.error for r in results if r.plan is None}
+    if not served:
+        raise InputError("no service has a plan\n" + "\n".join(left_out.values()))
+    offers = _offers(catalog, served, search_path)
+    keys = sorted(offers)
+    supplies = [_supply(catalog, key, offers[key]) for key in keys]
+    fleets = [_fleets(plans[s.name]) for s in served]
+    options = [
+        [_option(s, fleet, keys, offers, catalog.share_hosts, current) for fleet in fleets[i]]
+        for i, s in enumerate(served)
+    ]
+    index = {service.name: i for i, service in enumerate(served)}
+    together = [[index[n] for n in group if n in index] for group in catalog.together]
+    together = [group for group in together if len(group) > 1]
+    found = assign(supplies, options, together, gap=gap, limit_s=limit_s)
+    if found is None:
+        raise InputError(_missing(supplies, options, together, served, limit_s))
+    alone = sum(min(f["usd_per_hour"] for f in known) for known in fleets)
+    return CatalogFleet(
+        usd_per_hour=found.usd_per_hour,
+        bound_usd_per_hour=found.bound_usd_per_hour,
+        gap=found.gap,
+        alone_usd_per_hour=alone,
+        services=tuple(
+            _service_plan(s, fleets[i][found.chosen[i]], current) for i, s in enumerate(served)
+        ),
+        hosts=_hosts(keys, offers, supplies, options, found),
+        left_out=left_out,
+        seconds=found.seconds,
+    )
+
+
+Key = tuple[str, str]
+"""Device type and region."""
+
+
+def _offers(
+    catalog: Catalog, services: Sequence[Service], search_path: Sequence[Path]
+) -> dict[Key, Offer]:
+    """The devices that services may use, by type and region; one price and host for each."""
+    found: dict[Key, tuple[Offer, str]] = {}
+    for service in services:
+        for offer in resolve(service.query, search_path).offers:
+            key = (offer.device.name, service.region)
+            known, first = found.setdefault(key, (offer, service.name))
+            for field in ("usd_per_device_hour", "host_devices"):
+                mine, other = getattr(offer, field), getattr(known, field)
+                if mine != other:
+                    raise ConfigError(
+                        f"{service.source}: {field} of {offer.device.name} is {mine:g}, "
+                        f"but {other:g} in {first}: services of a region share their hosts"
+                    )
+    return {key: offer for key, (offer, _) in found.items()}
+
+
+def _supply(catalog: Catalog, key: Key, offer: Offer) -> Supply:
+    device, region = key
+    devices = catalog.inventory.get(key, catalog.inventory.get((device, ANYWHERE)))
+    return Supply(
+        name=f"{device} in {region}" if region else device,
+        host_devices=offer.host_devices,
+        usd_per_host_hour=offer.host_devices * offer.usd_per_device_hour,
+        inventory=None if devices is None else devices // offer.host_devices,
+        spare=catalog.spare_hosts,
+    )
+
+
+def _fleets(result: Result) -> list[dict[str, Any]]:
+    assert result.plan is not None
+    return [result.plan["best"], *result.plan["alternatives"]]
+
+
+def _option(
+    service: Service,
+    fleet: dict[str, Any],
+    keys: Sequence[Key],
+    offers: Mapping[Key, Offer],
+    share: bool,
+    current: Current,
+) -> Option:
+    """A fleet as hosts that it fills, and devices on hosts that it may share."""
+    hosts, devices = [0] * len(keys), [0] * len(keys)
+    for i, key in enumerate(keys):
+        if key[1] != service.region:
+            continue
+        size = offers[key].host_devices
+        own: dict[int, int] = {}
+        for pool in fleet["pools"]:
+            world = pool["devices_per_replica"]
+            if pool["device"] != key[0]:
+                continue
+            if share and world < size and size % world == 0 and size & (size - 1) == 0:
+                # Sizes that divide one another and the host leave no gaps in it.
+                devices[i] += world * pool["replicas"]
+            else:
+                own[world] = own.get(world, 0) + pool["replicas"]
+        hosts[i] = hosts_needed(own, size)
+    moved = _moved(service.name, _devices(fleet), current)
+    return Option(tuple(hosts), tuple(devices), current.usd_per_hour(moved))
+
+
+def _devices(fleet: Mapping[str, Any]) -> dict[str, int]:
+    used: dict[str, int] = {}
+    for pool in fleet["pools"]:
+        count = pool["devices_per_replica"] * pool["replicas"]
+        used[pool["device"]] = used.get(pool["device"], 0) + count
+    return used
+
+
+def _moved(name: str, devices: Mapping[str, int], current: Current) -> int:
+    today = current.devices.get(name, {})
+    return sum(max(count - today.get(device, 0), 0) for device, count in devices.items())
+
+
+def _service_plan(service: Service, fleet: dict[str, Any], current: Current) -> ServicePlan:
+    devices = _devices(fleet)
+    price = {h["device"]: h["usd_per_device_hour"] for h in fleet["hosts"]}
+    return ServicePlan(
+        name=service.name,
+        region=service.region,
+        kind=fleet["kind"],
+        devices=devices,
+        usd_per_hour=sum(count * price[device] for device, count in devices.items()),
+        moved_devices=_moved(service.name, devices, current),
+        fleet=fleet,
+    )
+
+
+def _hosts(
+    keys: Sequence[Key],
+    offers: Mapping[Key, Offer],
+    supplies: Sequence[Supply],
+    options: Sequence[Sequence[Option]],
+    found: Assignment,
+) -> tuple[HostsPlan, ...]:
+    taken = [known[i] for known, i in zip(options, found.chosen, strict=True)]
+    plans = []
+    for i, (key, supply) in enumerate(zip(keys, supplies, strict=True)):
+        if found.hosts[i]:
+            used = sum(o.hosts[i] * supply.host_devices + o.devices[i] for o in taken)
+            plans.append(
+                HostsPlan(
+                    device=key[0],
+                    region=key[1],
+                    hosts=found.hosts[i],
+                    devices_per_host=supply.host_devices,
+                    used_devices=used,
+                    spare_hosts=supply.spare,
+                    inventory_hosts=supply.inventory,
+                    usd_per_hour=found.hosts[i] * supply.usd_per_host_hour,
+                )
+            )
+    return tuple(plans)
+
+
+def _missing(
+    supplies: Sequence[Supply],
+    options: Sequence[Sequence[Option]],
+    together: Sequence[Sequence[int]],
+    services: Sequence[Service],
+    limit_s: float,
+) -> str:
+    """What the inventories lack, at the least price, and which services need it."""
+    beyond = assign(supplies, options, together, limit_s=limit_s, beyond_inventory=True)
+    if beyond is None:
+        return f"no assignment was found within {limit_s:g} s"
+    lines = ["inventory: the services do not fit; the cheapest way out:"]
+    taken = [known[i] for known, i in zip(options, beyond.chosen, strict=True)]
+    for i, supply in enumerate(supplies):
+        if supply.inventory is None or beyond.hosts[i] <= supply.inventory:
+            continue
+        more = beyond.hosts[i] - supply.inventory
+        users = [
+            service.name
+            for service, option in zip(services, taken, strict=True)
+            if option.hosts[i] or option.devices[i]
+        ]
+        lines.append(
+            f"  {more} more host{'s' if more > 1 else ''} of {supply.host_devices} x "
+            f"{supply.name} (inventory {supply.inventory}, needed {beyond.hosts[i]}), "
+            f"{more * supply.usd_per_host_hour:,.2f} USD per hour; used by {', '.join(users)}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,151 @@
+"""The `planner batch` and `planner fleet` commands: whole catalogs of services."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from planner.cli_perfdb import PerfdbPath, SearchPath, console, fail
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from planner.catalog import Catalog, Result
+
+FAILED = 3
+"""Exit status where a service has no plan, or the inventories do not suffice."""
+
+CatalogPath = Annotated[
+    Path, typer.Argument(help="Catalog (YAML), or a folder of query files, one a service.")
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes; as many as processors if not given.")
+]
+Scheduler = Annotated[
+    str | None, typer.Option(help="A Dask scheduler (tcp://host:port) instead of processes.")
+]
+
+
+def batch(
+    catalog: CatalogPath,
+    out: Annotated[Path, typer.Option(help="Folder for a result per service, and a summary.")],
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    search: Annotated[str, typer.Option(help="exhaustive or tpe.")] = "exhaustive",
+    search_path: SearchPath = None,
+    perfdb_path: PerfdbPath = None,
+) -> None:
+    """Solve every service of a catalog; repeated, only what has changed.
+
+    Example: planner batch examples --out results
+    """
+    from perfmodel.errors import InputError
+
+    try:
+        _, results = _solved(catalog, out, workers, scheduler, search, search_path, perfdb_path)
+    except InputError as error:
+        fail(str(error))
+    computed = sum(r.computed for r in results)
+    failed = [r for r in results if r.plan is None]
+    console().print(
+        f"{len(results)} services: {computed} computed, {len(results) - computed} known already, "
+        f"{len(failed)} without a plan; {out}"
+    )
+    for result in failed:
+        typer.echo(f"error: {result.name}: {result.error}", err=True)
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def fleet(
+    catalog: CatalogPath,
+    results: Annotated[Path, typer.Option(help="Folder of results, which `batch` also uses.")],
+    current: Annotated[
+        Path | None, typer.Option(help="Today's fleet (YAML): what should be moved?")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the fleet to this file.")] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    search: Annotated[str, typer.Option(help="exhaustive or tpe.")] = "exhaustive",
+    seconds: Annotated[float, typer.Option(min=1, help="Time for the assignment.")] = 60.0,
+    search_path: SearchPath = None,
+    perfdb_path: PerfdbPath = None,
+) -> None:
+    """The cheapest hosts for all services of a catalog together, and who runs on which.
+
+    Example: planner fleet examples/catalogs/six_services.yaml --results results
+    """
+    from perfmodel.errors import InputError
+    from planner.catalog import NOTHING, plan_fleet, read_current, write_fleet
+    from planner.catalog.report import print_fleet
+
+    try:
+        today = NOTHING if current is None else read_current(current)
+        read, solved = _solved(
+            catalog, results, workers, scheduler, search, search_path, perfdb_path
+        )
+    except InputError as error:
+        fail(str(error))
+    try:
+        found = plan_fleet(
+            read, solved, current=today, search_path=search_path or [], limit_s=seconds
+        )
+        if out is not None:
+            write_fleet(found, out)
+    except InputError as error:
+        fail(str(error), FAILED)
+    print_fleet(found, console(), moving=current is not None)
+    for name, error_text in found.left_out.items():
+        typer.echo(f"error: {name}: {error_text}", err=True)
+    if found.left_out:
+        raise typer.Exit(FAILED)
+
+
+def _solved(
+    path: Path,
+    folder: Path,
+    workers: int | None,
+    scheduler: str | None,
+    search: str,
+    search_path: Sequence[Path] | None,
+    perfdb_path: Sequence[Path] | None,
+) -> tuple[Catalog, list[Result]]:
+    """The catalog, and a result for each of its services."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from perfmodel.errors import ConfigError
+    from planner.catalog import Settings, dask_cluster, load_catalog, local_processes, run_batch
+
+    if search not in ("exhaustive", "tpe"):
+        raise ConfigError(f"--search: expected exhaustive or tpe, got {search!r}")
+    catalog, errors = load_catalog(path)
+    for error in errors:
+        typer.echo(f"error: {error}", err=True)
+    settings = Settings(
+        search=search,
+        search_path=tuple(search_path or ()),
+        perfdb_path=tuple(perfdb_path or ()),
+    )
+    where: AbstractContextManager[tuple[Executor, int]] = (
+        dask_cluster(scheduler) if scheduler else local_processes(workers)
+    )
+    aside = Console(stderr=True)
+    with (
+        where as (executor, count),
+        Progress(console=aside, transient=True, disable=not aside.is_terminal) as bar,
+    ):
+        task = bar.add_task("solving", total=1.0)
+        results = run_batch(
+            catalog.services,
+            folder,
+            settings,
+            executor,
+            count,
+            lambda name, share: bar.update(task, description=name, completed=share),
+        )
+    return catalog, results

@@ -1,0 +1,170 @@
+"""Fleets of catalogs: sharing, scarcity, moving, and the command from end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from typer.testing import CliRunner
+from typer.testing import Result as Ran
+
+from perfmodel.errors import InputError
+from planner.catalog import Current, Result, load_catalog, plan_fleet, read_current
+from planner.cli import app
+
+CatalogFile = Callable[..., Path]
+TWO = {"devices": [{"name": n, "usd_per_device_hour": 1.0} for n in ("h100_sxm", "a100_sxm")]}
+
+
+def fleet(device: str, world: int, replicas: int, price: float = 1.0) -> dict[str, Any]:
+    hosts = -(-world * replicas // 8)
+    return {
+        "kind": "continuous",
+        "usd_per_hour": hosts * 8 * price,
+        "hosts": [
+            {
+                "device": device,
+                "hosts": hosts,
+                "devices_per_host": 8,
+                "usd_per_device_hour": price,
+                "used_devices": world * replicas,
+            }
+        ],
+        "pools": [{"device": device, "devices_per_replica": world, "replicas": replicas}],
+    }
+
+
+def result(name: str, *fleets: dict[str, Any]) -> Result:
+    return Result(name, "", {"best": fleets[0], "alternatives": list(fleets[1:])}, "")
+
+
+def test_small_replicas_of_different_services_share_hosts(catalog_file: CatalogFile) -> None:
+    names = ("a", "b", "c")
+    results = [result(name, fleet("h100_sxm", 2, 1)) for name in names]
+    for share, hosts in ((True, 1), (False, 3)):
+        path = catalog_file(services=dict.fromkeys(names, TWO), share_hosts=share)
+        found = plan_fleet(load_catalog(path)[0], results)
+        assert [h.hosts for h in found.hosts] == [hosts]
+        assert found.usd_per_hour == 8.0 * hosts
+        assert found.alone_usd_per_hour == 24.0
+        assert found.gap == pytest.approx(0.0, abs=1e-9)
+
+
+def test_scarce_devices_and_the_way_out(catalog_file: CatalogFile) -> None:
+    results = [
+        result("a", fleet("h100_sxm", 8, 2), fleet("a100_sxm", 8, 6)),
+        result("b", fleet("h100_sxm", 8, 2), fleet("a100_sxm", 8, 3)),
+    ]
+    services = {"a": TWO, "b": TWO}
+    enough = catalog_file(services=services, inventory={"h100_sxm": 16})
+    found = plan_fleet(load_catalog(enough)[0], results)
+    assert {s.name: s.devices for s in found.services} == {
+        "a": {"h100_sxm": 16},
+        "b": {"a100_sxm": 24},
+    }
+    short = catalog_file(services=services, inventory={"h100_sxm": 8, "a100_sxm": 24})
+    with pytest.raises(InputError) as error:
+        plan_fleet(load_catalog(short)[0], results)
+    assert "1 more host of 8 x h100_sxm (inventory 1, needed 2)" in str(error.value)
+    assert "used by a" in str(error.value)
+
+
+def test_regions_do_not_share(catalog_file: CatalogFile) -> None:
+    services = {"a": {**TWO, "region": "eu"}, "b": {**TWO, "region": "us"}}
+    results = [result(name, fleet("h100_sxm", 2, 1)) for name in services]
+    path = catalog_file(services=services, inventory={"h100_sxm": {"eu": 8, "us": 8}})
+    found = plan_fleet(load_catalog(path)[0], results)
+    assert [(h.device, h.region, h.hosts) for h in found.hosts] == [
+        ("h100_sxm", "eu", 1),
+        ("h100_sxm", "us", 1),
+    ]
+
+
+def test_what_runs_stays_where_moving_costs_more(catalog_file: CatalogFile, tmp_path: Path) -> None:
+    path = catalog_file(services={"a": TWO})
+    catalog, _ = load_catalog(path)
+    results = [result("a", fleet("h100_sxm", 8, 1), fleet("a100_sxm", 8, 2))]
+    current = tmp_path / "today.yaml"
+    fields: dict[str, Any] = {"services": {"a": {"a100_sxm": 16}}, "hours": 100}
+    for price, device, moved in ((90.0, "h100_sxm", 8), (110.0, "a100_sxm", 0)):
+        current.write_text(yaml.safe_dump({**fields, "usd_per_moved_device": price}))
+        found = plan_fleet(catalog, results, current=read_current(current))
+        (service,) = found.services
+        assert set(service.devices) == {device}
+        assert service.moved_devices == moved
+    assert Current({}).usd_per_hour(8) == 0.0
+
+
+def test_services_must_agree_on_a_device(catalog_file: CatalogFile) -> None:
+    other = {"devices": [{"name": "h100_sxm", "usd_per_device_hour": 2.0}]}
+    catalog, _ = load_catalog(catalog_file(services={"a": TWO, "b": other}))
+    results = [result(name, fleet("h100_sxm", 8, 1)) for name in ("a", "b")]
+    with pytest.raises(InputError, match="usd_per_device_hour of h100_sxm is 2, but 1 in a"):
+        plan_fleet(catalog, results)
+
+
+def planner(*arguments: object) -> Ran:
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "100"})
+
+
+def test_a_catalog_from_the_command_line(catalog_file: CatalogFile, tmp_path: Path) -> None:
+    services = {
+        "chat": {"workload": {"qps": 5}},
+        "search": {"workload": {"qps": 8}},
+        "broken": {"slo": {"ttit": "10us"}},
+    }
+    path, out = catalog_file(services=services), tmp_path / "results"
+    said = planner("batch", path, "--out", out, "--workers", 1)
+    assert said.exit_code == 3
+    assert "3 services: 3 computed, 0 known already, 1 without a plan" in said.stdout
+    assert "error: broken:" in said.stderr
+    table = pl.read_parquet(out / "results.parquet")
+    assert table["service"].to_list() == ["chat", "search", "broken"]
+    assert table["usd_per_hour"].is_null().to_list() == [False, False, True]
+    written = tmp_path / "fleet.yaml"
+    said = planner("fleet", path, "--results", out, "--out", written, "--workers", 1)
+    assert said.exit_code == 3
+    assert "2 services on 1 host" in said.stdout
+    assert "proven" in said.stdout
+    data = yaml.safe_load(written.read_text())
+    assert data["schema"] == "planner.fleet/1"
+    # Run from its own answer, nothing moves.
+    said = planner("fleet", path, "--results", out, "--current", written, "--workers", 1)
+    assert "moved" in said.stdout
+    assert [s["moved_devices"] for s in data["services"]] != [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "said"),
+    [
+        (["--scheduler", "tcp://127.0.0.1:1"], None, "does not answer"),
+        (
+            ["--current", "today.yaml"],
+            "services: {a: {h100_sxm: -1}}\n",
+            "today.yaml:1: services.a",
+        ),
+        (["--current", "today.yaml"], "hours: 3\n", "expected `services`"),
+        (["--current", "today.yaml"], "services: {}\nhours: 0\n", "today.yaml:2: hours"),
+        (["--search", "guess"], None, "expected exhaustive or tpe"),
+    ],
+)
+def test_bad_commands(
+    catalog_file: CatalogFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    text: str | None,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        (tmp_path / "today.yaml").write_text(text)
+    path = catalog_file(services={"a": {}})
+    ran = planner("fleet", path, "--results", tmp_path / "out", *arguments)
+    assert ran.exit_code == 2, ran.output
+    assert said in ran.stderr
+    assert not (tmp_path / "out").exists()

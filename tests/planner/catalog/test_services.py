@@ -1,0 +1,109 @@
+"""Reading catalogs: what services inherit, and what is said of bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from perfmodel.errors import ConfigError
+from planner.catalog import load_catalog
+
+CatalogFile = Callable[..., Path]
+
+
+def test_services_have_the_defaults_and_what_they_say(catalog_file: CatalogFile) -> None:
+    path = catalog_file(
+        services={
+            "chat": {"workload": {"qps": 5}, "region": "eu"},
+            "search": {"like": "chat", "slo": {"ttft": "1s"}},
+        },
+        headroom=0.2,
+        inventory={"h100_sxm": {"eu": 16, "us": 8}, "h200_sxm": 4},
+    )
+    catalog, errors = load_catalog(path)
+    assert errors == []
+    chat, search = catalog.services
+    assert chat.query.workload.qps == pytest.approx(6.0)
+    assert chat.query.workload.input_tokens.mean == 1000
+    assert (chat.region, search.region) == ("eu", "eu")
+    assert search.query.slo.ttft is not None
+    assert search.query.slo.ttft.seconds == 1.0
+    assert search.query.slo.ttit is None
+    assert search.query.workload == chat.query.workload
+    assert catalog.inventory == {
+        ("h100_sxm", "eu"): 16,
+        ("h100_sxm", "us"): 8,
+        ("h200_sxm", ""): 4,
+    }
+
+
+def test_a_query_file_beside_the_catalog(catalog_file: CatalogFile, tmp_path: Path) -> None:
+    (tmp_path / "chat.yaml").write_text(yaml.safe_dump({"workload": {"qps": 7}, "engine": "vllm"}))
+    catalog, _ = load_catalog(catalog_file(services={"chat": {"query": "chat.yaml"}}))
+    (chat,) = catalog.services
+    assert chat.query.workload.qps == 7
+    assert chat.query.engine == "vllm"
+    assert chat.query.model == "Qwen/Qwen3-8B"
+
+
+def test_a_folder_of_queries(tmp_path: Path) -> None:
+    examples = Path(__file__).parents[3] / "examples"
+    catalog, errors = load_catalog(examples)
+    assert errors == []
+    assert [s.name for s in catalog.services] == sorted(f.stem for f in examples.glob("*.yaml"))
+    with pytest.raises(ConfigError, match="no query files"):
+        load_catalog(tmp_path)
+
+
+def test_one_bad_service_leaves_the_others(catalog_file: CatalogFile) -> None:
+    path = catalog_file(services={"good": {}, "bad": {"workload": {"qps": -1}}})
+    catalog, errors = load_catalog(path)
+    assert [s.name for s in catalog.services] == ["good"]
+    (error,) = errors
+    assert "catalog.yaml:" in str(error)
+    assert "services.bad: workload.qps" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"services": {"a": {"like": "b"}, "b": {"like": "a"}}}, "in a circle: a -> b -> a"),
+        ({"services": {"a": {"like": "a"}}}, "in a circle: a -> a"),
+        ({"services": {"a": {"like": "c"}}}, "no service is called 'c'"),
+    ],
+)
+def test_services_that_cannot_be_like_others(
+    catalog_file: CatalogFile, fields: dict[str, Any], said: str
+) -> None:
+    _, errors = load_catalog(catalog_file(**fields))
+    assert any(said in str(error) and ":" in str(error) for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"services": {}}, "at least one"),
+        ({"services": [{"name": "a"}]}, "expected a mapping of names"),
+        ({"services": {"a": {}}, "inventory": {"h100_sxm": -8}}, "greater than or equal to 0"),
+        ({"services": {"a": {}}, "inventory": {"h100_sxm": {"eu": -8}}}, "greater than or equal"),
+        ({"services": {"a": {}}, "headroom": -0.1}, "greater than or equal to 0"),
+        ({"services": {"a": {}}, "together": [["a", "x"]]}, "no service is called 'x'"),
+        ({"services": {"a": {}}, "spare": 1}, "unknown field"),
+    ],
+)
+def test_bad_catalogs(catalog_file: CatalogFile, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_catalog(catalog_file(**fields))
+    assert said in str(error.value)
+    assert "catalog.yaml:" in str(error.value)
+
+
+def test_a_service_given_twice(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.yaml"
+    path.write_text("services:\n  a: {}\n  b: {}\n  a: {}\n")
+    with pytest.raises(ConfigError, match=r"catalog.yaml:4: services.a: given twice"):
+        load_catalog(path)
