@@ -97,9 +97,7 @@ def solve(
         if space.store.engines(o.device.tables)
     }
     shown = _unbeaten(served) if all_fleets else _notable(served, measured)
-    plans = [
-        assess(_space_of(choice, spaces), choice, qps) for qps, choice in shown
-    ]
+    plans = [assess(_space_of(choice, spaces), choice, qps) for qps, choice in shown]
     report("done", 1.0)
     return Plan(
         query=query_data(query),

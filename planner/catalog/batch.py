@@ -7,13 +7,12 @@ and leaves them as they are.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from perfmodel.database import PerfStore
 from perfmodel.database.store import SHIPPED as SHIPPED_TABLES
 from perfmodel.errors import ConfigError, InputError
 from planner.catalog.services import Service
+from planner.digest import digest
 from planner.plan import Plan, atomic_write
 from planner.problem import resolve
 from planner.solve import solve
@@ -219,19 +219,7 @@ def digest_of(service: Service, settings: Settings) -> str:
     query = service.query.model_dump(
         mode="json", exclude={"workload": {"input_tokens", "output_tokens"}}
     )
-    parts = (SCHEMA, version("llm-fleet-planner"), query, named, search, tables)
-    return hashlib.sha256(repr(_plain(parts)).encode()).hexdigest()[:32]
-
-
-def _plain(value: Any) -> Any:
-    """A value whose `repr` is the same in every process."""
-    if is_dataclass(value):
-        return [type(value).__name__, *(_plain(getattr(value, f.name)) for f in fields(value))]
-    if isinstance(value, Mapping):
-        return sorted((str(key), _plain(item)) for key, item in value.items())
-    if isinstance(value, set | frozenset):
-        return sorted(map(repr, value))
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+    return digest(SCHEMA, version("llm-fleet-planner"), query, named, search, tables)
 
 
 def read_result(folder: Path, name: str, digest: str) -> Result | None:
