@@ -28,10 +28,6 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
-app.add_typer(perfdb, name="perfdb")
-app.command()(calibrate)
-app.command()(batch)
-app.command()(fleet)
 
 
 @app.command()
@@ -161,6 +157,10 @@ def explain(
         _fail(str(error), _status(error))
 
 
+app.command()(batch)
+app.command()(fleet)
+
+
 @app.command()
 def schema(
     as_json: Annotated[bool, typer.Option("--json", help="The JSON Schema itself.")] = False,
@@ -245,6 +245,10 @@ def devices(search_path: SearchPath = None, perfdb_path: PerfdbPath = None) -> N
     except InputError as error:
         _fail(str(error), BAD_INPUT)
     _console().print(table)
+
+
+app.command()(calibrate)
+app.add_typer(perfdb, name="perfdb")
 
 
 def _located(error: Exception, query: Path) -> str:
