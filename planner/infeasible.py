@@ -7,6 +7,7 @@ an idle system, then latency under load, then inventory.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -21,13 +22,14 @@ from perfmodel.memory import TERMS, replica_memory
 from perfmodel.operators import Bound
 from perfmodel.precision import Precision
 from perfmodel.units import format_bytes, format_count, format_time
-from perfmodel.work import StepWork
+from perfmodel.work import StepWork, step_tokens
 from planner.candidates import Candidates, Role
 from planner.pairing import cheapest_fleets, rank
 from planner.problem import Offer, Problem, supported
 from planner.query import Slo, Target
 from planner.search import SearchResult
 from planner.sweep import Space
+from spaces.constraints import LayoutConstraint, memory_constraint, one_of, world_constraint
 from spaces.enumeration import all_layouts
 from spaces.variables import MAX_WORLD
 
@@ -123,28 +125,15 @@ def _explain_memory(space: Space) -> str:
 def _excluding(space: Space, offer: Offer, precision: Precision) -> str:
     """The constraints on layouts that exclude each other, and the fewest devices without one."""
     from spaces.conflict import conflict
-    from spaces.constraints import memory_constraint, world_constraint
 
-    problem = space.problem
-    memory = memory_constraint(
-        problem.model, [(offer.device, precision)], problem.engine, problem.traffic
-    )
-    hosts, *inventory = space.device_constraints(offer)
-    limits = [
-        replace(limit, name=f"inventory of {offer.inventory} {offer.device.name}")
-        for limit in inventory
-    ]
-    if space.max_world < MAX_WORLD:
-        name = f"search.max_replica_devices of {space.max_world}"
-        limits.append(replace(world_constraint(space.max_world), name=name))
-    core = conflict([*space.constraints, hosts, *limits, memory])
+    *others, memory = _holding(space, offer, precision)
+    core = conflict([*others, *_inventories(space, offer), memory])
     if not core:
         return "a layout holds one prompt, but not the longest with its output"
-    names = ", ".join(constraint.name for constraint in core)
-    text = f"{names} {'exclude each other' if len(core) > 1 else 'excludes every layout'}"
+    text = _named(core)
     # What gives way most easily is how many devices there may be.
     layouts = all_layouts(MAX_WORLD)
-    for constraint in [*space.constraints, hosts, memory]:
+    for constraint in (*others, memory):
         layouts = layouts[constraint.of(layouts)]
     if len(layouts) == 0:
         return f"{text}; no replica of up to {MAX_WORLD} devices holds it"
@@ -153,6 +142,68 @@ def _excluding(space: Space, offer: Offer, precision: Precision) -> str:
         f"{text}; {format_count(int(layouts.world[smallest]), 'device')} in one replica would do "
         f"({format_layout(layouts, smallest)})"
     )
+
+
+def _named(core: Sequence[LayoutConstraint]) -> str:
+    names = ", ".join(constraint.name for constraint in core)
+    return f"{names} {'exclude each other' if len(core) > 1 else 'excludes every layout'}"
+
+
+def _holding(space: Space, offer: Offer, precision: Precision) -> list[LayoutConstraint]:
+    """What a layout must satisfy on a device, however many of it there are."""
+    problem = space.problem
+    pairs = [(offer.device, precision)]
+    memory = memory_constraint(problem.model, pairs, problem.engine, problem.traffic)
+    return [*space.constraints, space.device_constraints(offer)[0], memory]
+
+
+def _inventories(space: Space, offer: Offer) -> list[LayoutConstraint]:
+    """How many devices a replica may have."""
+    _, *inventory = space.device_constraints(offer)
+    limits = [
+        replace(limit, name=f"inventory of {offer.inventory} {offer.device.name}")
+        for limit in inventory
+    ]
+    if space.max_world < MAX_WORLD:
+        name = f"search.max_replica_devices of {space.max_world}"
+        limits.append(replace(world_constraint(space.max_world), name=name))
+    return limits
+
+
+def _targets(space: Space, offer: Offer, precision: Precision) -> list[LayoutConstraint]:
+    """The latency targets, of layouts that serve one sequence or prompt at a time.
+
+    Nothing is faster: with more at a time, or prompts beside, a step takes longer.
+    """
+    problem, step, one = space.problem, space.step_model(offer, precision), np.ones(1, dtype=int)
+    layouts = all_layouts(MAX_WORLD)
+    for constraint in space.constraints:
+        layouts = layouts[constraint.of(layouts)]
+    found = []
+    if (ttit := problem.slo.ttit) is not None:
+        alone = phases.decode(step, layouts, problem.traffic, one, ttit.percentile)
+        gain = step_tokens(max(problem.draft_tokens), problem.acceptance)
+        met = alone.ttit_slo_s[:, 0] <= ttit.seconds * gain
+        found.append(one_of(layouts[met], f"TTIT target of {format_time(ttit.seconds)}"))
+    if (ttft := problem.slo.ttft) is not None:
+        prompt = phases.prefill(step, layouts, problem.traffic, one)
+        met = space.first_token_in_time(prompt.latency_s)[:, 0]
+        found.append(one_of(layouts[met], f"TTFT target of {format_time(ttft.seconds)}"))
+    return found
+
+
+def _conflicts(space: Space) -> list[str]:
+    """For each device, which targets and limits exclude each other."""
+    from spaces.conflict import conflict
+
+    lines = []
+    for offer, precision in space.pairs():
+        *others, memory = _holding(space, offer, precision)
+        limits = [*others, *_inventories(space, offer), memory]
+        core = conflict([*limits, *_targets(space, offer, precision)])
+        if len(core) > 1:
+            lines.append(f"  {offer.device.name} ({precision}): {_named(core)}")
+    return lines
 
 
 def _structural(space: Space, offer: Offer) -> Layouts:
@@ -198,7 +249,8 @@ def _explain_latency(space: Space) -> str:
             "the latency targets are each reachable, but no configuration reaches them together "
             f"under the chosen runtimes. {_suggestion(space, slo, 'ttft')}"
         )
-    return "SLO: " + "\nSLO: ".join(line.rstrip() for line in lines)
+    said = [f"SLO: {line.rstrip()}" for line in lines]
+    return "\n".join([*said, *_conflicts(space)])
 
 
 def _rounded(seconds: float) -> float:

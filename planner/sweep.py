@@ -243,7 +243,7 @@ class Space:
             p = phases.prefill(step, layouts, traffic, axes.batch)
             memory = p.memory
             estimates = Estimates(p.latency_s, p.pace_s, p.pace_cv2, zeros)
-            meets = self._first_token_in_time(p.latency_s)
+            meets = self.first_token_in_time(p.latency_s)
         elif role == "decode":
             d = phases.decode(
                 step,
@@ -277,7 +277,7 @@ class Space:
                 steps = np.concatenate([steps, c.load_s], axis=2)
             estimates = Estimates(steps, zeros, zeros, c.ttit_s)
             if slo.ttft is not None:
-                meets = self._first_token_in_time(c.prefill_s)
+                meets = self.first_token_in_time(c.prefill_s)
             if slo.ttit is not None:
                 meets = meets & (c.ttit_slo_s <= slo.ttit.seconds)
         fits = np.broadcast_to(memory.total <= step.device.memory_bytes, shape)
@@ -317,14 +317,14 @@ class Space:
             found.memory.total <= step.device.memory_bytes, found.most_qps.shape
         ).copy()
         if role != "decode":
-            possible &= self._first_token_in_time(found.latency_s)
+            possible &= self.first_token_in_time(found.latency_s)
         if slo.ttit is not None:
             possible &= found.ttit_slo_s <= slo.ttit.seconds
         if slo.e2e is not None and role == "decode":
             possible &= traffic.outputs.mean * found.ttit_s <= slo.e2e.seconds
         return np.asarray(np.where(possible, found.most_qps, 0.0).max(axis=1))
 
-    def _first_token_in_time(self, latency_s: FloatArray) -> BoolArray:
+    def first_token_in_time(self, latency_s: FloatArray) -> BoolArray:
         """Where a first token without any waiting meets the target; latency by input, (L, C, J)."""
         target = self.problem.slo.ttft
         weights = np.array(self.problem.traffic.inputs.weights)

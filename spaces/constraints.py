@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.engine import EngineProfile
 from perfmodel.hardware import Device
-from perfmodel.layout import Layouts
+from perfmodel.layout import DEGREES, Layouts
 from perfmodel.memory import attention_weight_bytes, replica_memory
 from perfmodel.precision import FORMATS, Precision
 from perfmodel.traffic import Traffic
@@ -146,6 +146,20 @@ def memory_constraint(
         return ok
 
     return LayoutConstraint("memory", ("pp", "tp_a", "cp_a", "tp_f", "ep_f"), fits)
+
+
+def one_of(layouts: Layouts, name: str) -> LayoutConstraint:
+    """A layout must be one of these."""
+
+    def packed(degrees: Degrees) -> NDArray[np.int64]:
+        codes = np.zeros_like(degrees["pp"])
+        for degree in DEGREES:
+            # Degrees are powers of two.
+            codes = codes * 16 + np.log2(degrees[degree]).astype(np.int64)
+        return codes
+
+    allowed = packed({degree: getattr(layouts, degree) for degree in DEGREES})
+    return LayoutConstraint(name, DEGREES, lambda d: np.isin(packed(d), allowed))
 
 
 def least_latency_s(

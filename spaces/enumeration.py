@@ -99,6 +99,11 @@ class _Collector(cp_model.CpSolverSolutionCallback):
 
 def _satisfying(constraint: LayoutConstraint, limit: int) -> IntArray:
     """Exponents of the degrees a constraint reads, of all that satisfy it."""
+    if constraint.reads == DEGREES:
+        # Of all degrees only those matter that make a layout.
+        layouts = all_layouts(2**limit)
+        layouts = layouts[constraint.of(layouts)]
+        return np.round(np.log2(layouts.rows())).astype(np.int64)
     rows = np.array(list(product(range(limit + 1), repeat=len(constraint.reads))), dtype=np.int64)
     # Worlds beyond the limit are excluded anyway; leaving them out keeps tables small.
     side = [

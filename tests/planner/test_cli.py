@@ -611,3 +611,16 @@ def test_a_stated_load_of_experts_is_explained(tmp_path: Path) -> None:
     assert "experts under a stated load: power law 1, contiguous placement" in shown
     assert "times the mean's tokens" in shown
     assert "DIFFERS" not in shown
+
+
+def test_which_target_and_limit_exclude_each_other(tmp_path: Path) -> None:
+    """A prompt of 8K tokens is fast on sixteen devices; eight are too few."""
+    changes: dict[str, Any] = {
+        "model": "meta-llama/Llama-3.1-70B",
+        "workload": {**SMALL["workload"], "input_tokens": 8000},
+        "slo": {"ttft": "180ms"},
+        "search": None,
+    }
+    few = asked(tmp_path, **changes, devices=[{"name": "h100_sxm", "inventory": 8}])
+    said = refused(INFEASIBLE, "solve", few)
+    assert "inventory of 8 h100_sxm, TTFT target of 180 ms exclude each other" in said

@@ -8,9 +8,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfmodel.layout import Layouts, parse_layout
 from spaces.conflict import conflict
-from spaces.constraints import LayoutConstraint, world_constraint
-from spaces.enumeration import all_layouts
+from spaces.constraints import LayoutConstraint, one_of, world_constraint
+from spaces.enumeration import all_layouts, enumerate_layouts
 
 LAYOUTS = all_layouts(8)
 
@@ -75,3 +76,17 @@ def test_conflicts_are_minimal(constraints: list[LayoutConstraint]) -> None:
         assert not satisfiable(found)
         for one in found:
             assert satisfiable([other for other in found if other is not one])
+
+
+def test_one_of_some_layouts() -> None:
+    few = parse_layout("attn:TP8 ffn:TP8 PP1"), parse_layout("attn:TP2DP4 ffn:TP8 PP2")
+    allowed = Layouts.from_rows(np.concatenate([layout.rows() for layout in few]))
+    named = one_of(allowed, "these")
+    everything = all_layouts(16)
+    assert int(named.of(everything).sum()) == 2
+    found = enumerate_layouts([named], 16)
+    assert sorted(map(tuple, found.rows())) == sorted(map(tuple, allowed.rows()))
+    small = world_constraint(4)
+    assert [c.name for c in conflict([small, named], 16)] == [small.name, "these"]
+    assert conflict([named], 16) == []
+    assert [c.name for c in conflict([one_of(everything[:0], "none")], 16)] == ["none"]
