@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -87,9 +88,19 @@ class AllToAll(LargestGroupHeld):
         else:
             near = _reached(devices, top_k) * (domain - 1.0) / devices
             far = _reached(nodes, top_k) * (nodes - 1.0) / nodes
-        links = self.device.links
-        inside = payload * near / links[0].bandwidth_bytes_per_s
-        return Roofline(link_s=np.maximum(inside, payload * far / links[-1].bandwidth_bytes_per_s))
+        first, *outer = self.device.links
+        seconds = payload * near / first.group_bytes_per_s(domain)
+        parts = nodes
+        for inner, link in pairwise([first, *outer]):
+            if inner is not first:
+                # Beyond the hosts: what leaves a leaf passes its links to the spine as well.
+                parts = np.maximum(devices / inner.span, 1.0)
+                if categories["mode"] == FEW_TOKENS:
+                    far = top_k * (devices - devices / parts) / devices
+                else:
+                    far = _reached(parts, top_k) * (parts - 1.0) / parts
+            seconds = np.maximum(seconds, payload * far / link.group_bytes_per_s(parts))
+        return Roofline(link_s=seconds)
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """The same exchange in another format."""

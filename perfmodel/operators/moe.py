@@ -65,7 +65,7 @@ class RoutedExperts(OperatorModel):
         routing = categories["routing"]
         if not routing.startswith(POWER_LAW):
             return self._independent(categories, shape)
-        exponent = float(routing.removeprefix(POWER_LAW))
+        exponent = float(routing.removeprefix(POWER_LAW).removesuffix(EPLB))
         reached = reached_experts(exponent, shape["tokens"], shape["top_k"], shape["experts"])
         return self.of_rank(categories, shape, 1.0, reached / shape["ep"])
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from perfmodel.layout import parse_layout
 from planner.infeasible import InfeasibleError
 from planner.plan import SCHEMA, FleetPlan, Plan, read_plan, write_plan
 from planner.query import Query
+from planner.query_choices import MeasuredRouting
 
 Solved = Callable[..., Plan]
 
@@ -424,3 +425,15 @@ def test_images_cost_time_and_memory(solved: Callable[..., Plan]) -> None:
     assert weights[1] == bare[1], "the decode pool does not"
     mixed = solved(model=model, workload={"images": images}, runtime="continuous").best
     assert 0 < mixed.ttft.encoder_s < mixed.ttft.service_s
+
+
+@pytest.mark.parametrize("routing", get_args(MeasuredRouting))
+def test_every_measured_routing_is_planned(routing: str, solved: Solved) -> None:
+    plan = solved(
+        model="Qwen/Qwen3-30B-A3B",
+        routing=routing,
+        engine="sglang",
+        runtime=("disaggregated",),
+        search={"max_replica_devices": 2},
+    )
+    assert plan.best.usd_per_hour > 0

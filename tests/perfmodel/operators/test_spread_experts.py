@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -299,3 +300,25 @@ def test_the_default_share_of_processors_is_the_tables() -> None:
     frame = PerfStore().table("h100_sxm", "sglang", "all_to_all")
     assert frame is not None
     assert SMS in frame["sms"].to_list()
+
+
+def test_a_leaf_is_left_only_by_groups_larger_than_it(tmp_path: Path) -> None:
+    """Within a leaf the spine plays no part; beyond it the leaf's links count as well."""
+
+    def dispatch_s(nic: str, spine: str, size: int) -> float:
+        path = tmp_path / f"leaf_{nic}_{spine}.yaml".replace("/", "")
+        path.write_text(
+            f"extends: h200_sxm\nname: leaf_{nic}_{spine}\n".replace("/", "") + "links:\n"
+            f"  - {{name: nic, span: 64, bandwidth: {nic}}}\n"
+            f"  - {{name: spine, span: unlimited, bandwidth: {spine}, latency: 6us}}\n"
+        )
+        exchange = Operators(load_device(path), "sglang", STORE).exchange
+        tokens = Tokens(np.array([[4096.0]]), 7168, 8, 256, "fp8", np.array([True]))
+        group = Group(np.array([[float(size)]]), np.array([[1.0]]))
+        return float(exchange.dispatch(group, tokens).seconds[0, 0])
+
+    assert dispatch_s("5GB/s", "50GB/s", 64) > 5 * dispatch_s("50GB/s", "50GB/s", 64)
+    inside = [dispatch_s("50GB/s", spine, 64) for spine in ("50GB/s", "5GB/s")]
+    assert inside[0] == pytest.approx(inside[1])
+    across = [dispatch_s("50GB/s", spine, 128) for spine in ("50GB/s", "5GB/s")]
+    assert across[1] > 1.3 * across[0]
