@@ -22,7 +22,7 @@ FloatArray = NDArray[np.float64]
 Gather = tuple[FloatArray, NDArray[np.intp]]
 
 SECTIONS = ("attention", "dispatch", "experts", "combine")
-"""The parts of a layer in their order; the second and the last are communication."""
+"""The parts of a layer in their order; the second and the last are the tokens' travel."""
 
 HALVES = ("first half", "second half")
 
@@ -135,11 +135,11 @@ def layer_graph(
 
 def section(call: Call) -> str:
     """Which of `SECTIONS` an operator call of a layer belongs to."""
-    if call.module == "communication":
-        there = ("attention_reduce_scatter", "dispatch", "ffn_all_gather")
-        return "dispatch" if call.name in there else "combine"
-    before = call.module == "attention" or call.name in ("ffn_norm", "router", "latent_down_proj")
-    return "attention" if before else "experts"
+    if call.name in ("dispatch", "combine"):
+        return call.name
+    # Tensor parallelism's collectives are launched among the kernels, which wait for them.
+    before = ("ffn_norm", "router", "latent_down_proj", "attention_reduce_scatter")
+    return "attention" if call.module == "attention" or call.name in before else "experts"
 
 
 def halved(work: StepWork) -> StepWork:

@@ -152,6 +152,11 @@ def read_recipe(path: Path) -> Recipe:
     Raises:
         ConfigError: file, line, field and what was expected, one line per mistake.
     """
-    from perfmodel.documents import read_yaml, validate
+    from perfmodel.documents import Document, read_yaml, validate
 
-    return validate(read_yaml(path), Recipe)
+    document = read_yaml(path)
+    if isinstance(document.data, dict) and set(document.data) == {"recipe"}:
+        # As a query holds it.
+        inside = {at[1:]: line for at, line in document.lines.items() if at[:1] == ("recipe",)}
+        document = Document(path, document.data["recipe"], inside)
+    return validate(document, Recipe)

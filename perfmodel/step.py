@@ -113,8 +113,13 @@ class StepModel:
         return _Overheads(correction.step_overhead_s(work), self.engine.layer_overhead_s(work))
 
     def half_batches(self, layouts: Layouts, work: StepWork) -> HalfBatches | None:
-        """The layers of half batches, if the engine runs two at once and tokens travel."""
-        if not (self.engine.splits_batches and self.model.is_moe) or layouts.aligned.all():
+        """The layers of half batches, if the engine runs two at once and tokens travel.
+
+        The kernels that leave the travel to the links are made for NVLink and NICs that read
+        the devices' memory; on PCIe alone there are none.
+        """
+        able = self.engine.splits_batches and self.device.platform != "weak-scale-out"
+        if not (able and self.model.is_moe) or layouts.aligned.all():
             return None
         half = halved(work)
         halves = HalfBatches.of(self.calls(layouts, half), self.engine.layer_overhead_s(half), work)

@@ -199,15 +199,16 @@ def models(
         except InputError as error:
             _fail(str(error), BAD_INPUT)
         return
-    table = Table("model", "parameters", "active", "weights", "also called", box=None)
-    for name, entry in catalog().items():
+    table = Table(box=None)
+    for column in ("model", "parameters", "active", "weights"):
+        table.add_column(column, overflow="fold", no_wrap=column == "model")
+    for name in catalog():
         shipped = load_model(name)
         table.add_row(
             name,
             f"{shipped.parameters() / 1e9:.1f} B",
             f"{shipped.active_parameters() / 1e9:.1f} B",
             shipped.quantization,
-            ", ".join(entry.aliases),
         )
     _console().print(table)
 

@@ -189,8 +189,8 @@ def fleets_with_encoder(
 ) -> list[Choice]:
     """The cheapest fleets whose images a pool of their own encodes, one per device combination.
 
-    For each encoder pool the pools beside it are chosen as if it cost nothing; its devices
-    then join their hosts where there is room, or take hosts of their own.
+    For each encoder pool the cheapest pools beside it are chosen: its devices join their hosts
+    where there is room, or take hosts of their own.
 
     Args:
         space: with the encoder's work in its traffic.
@@ -202,7 +202,7 @@ def fleets_with_encoder(
         beside_it = [c for c in candidates if c.role == "decode" or c.offer == receiver]
         for pool in _worthwhile(encoder_pools(space, receiver, qps), receiver):
             problem = beside(bare, pool).problem
-            for choice in cheapest_fleets(problem, beside_it, qps, kinds):
+            for choice in cheapest_fleets(problem, _sharing(beside_it, pool), qps, kinds):
                 whole = make_choice(choice.pools, choice.transfer_s, pool)
                 if whole is None:
                     continue
@@ -211,6 +211,12 @@ def fleets_with_encoder(
                 if known is None or whole.usd_per_hour < known.usd_per_hour:
                     cheapest[names] = whole
     return list(cheapest.values())
+
+
+def _sharing(candidates: Sequence[Candidates], pool: EncoderPool) -> list[Candidates]:
+    """Candidates on hosts of which an encoder pool takes devices, if they are of its kind."""
+    taken = replace(pool.offer, taken=pool.replicas)
+    return [replace(c, offer=taken) if c.offer == pool.offer else c for c in candidates]
 
 
 def _worthwhile(pools: Sequence[EncoderPool], receiver: Offer) -> list[EncoderPool]:

@@ -126,7 +126,7 @@ def _operators(part: Breakdown) -> Table:
     for i, name in enumerate(
         ("operator", "calls", "each", "roofline", "total", "share", "bound by", "known by")
     ):
-        table.add_column(name, justify="right" if 1 <= i <= 5 else "left")
+        table.add_column(name, justify="right" if 1 <= i <= 5 else "left", overflow="fold")
     for op in part.operators:
         table.add_row(
             op.name,

@@ -108,11 +108,13 @@ def make_choice(
     """The fleet of these pools on whole hosts, or None where the inventory is too small."""
     by_device: dict[str, tuple[Offer, dict[int, int]]] = {}
     for pool in pools:
-        _, worlds = by_device.setdefault(pool.offer.device.name, (pool.offer, {}))
+        known = (pool.offer, {1: pool.offer.taken} if pool.offer.taken else {})
+        _, worlds = by_device.setdefault(pool.offer.device.name, known)
         worlds[pool.world] = worlds.get(pool.world, 0) + pool.replicas
     if encoder is not None:
-        _, worlds = by_device.setdefault(encoder.offer.device.name, (encoder.offer, {}))
-        worlds[1] = worlds.get(1, 0) + encoder.replicas
+        offer, worlds = by_device.setdefault(encoder.offer.device.name, (encoder.offer, {}))
+        if not offer.taken:
+            worlds[1] = worlds.get(1, 0) + encoder.replicas
     hosts = []
     for offer, worlds in by_device.values():
         count = hosts_needed(worlds, offer.host_devices)
@@ -124,12 +126,18 @@ def make_choice(
 
 def least_usd_per_hour(offer: Offer, devices: FloatArray | IntArray) -> FloatArray:
     """Price of the whole hosts that so many devices need at least; infinite beyond inventory."""
-    return _price_of_hosts(offer, np.ceil(np.asarray(devices, dtype=float) / offer.host_devices))
+    whole = np.asarray(devices, dtype=float) + offer.taken
+    return _price_of_hosts(offer, np.ceil(whole / offer.host_devices))
 
 
 def pool_usd_per_hour(offer: Offer, world: IntArray, replicas: FloatArray | IntArray) -> FloatArray:
     """Price of the whole hosts that pools take, each alone; infinite beyond inventory."""
-    return _price_of_hosts(offer, pool_hosts(world, replicas, offer.host_devices))
+    hosts = pool_hosts(world, replicas, offer.host_devices)
+    if offer.taken:
+        # Single devices join hosts that have room for them.
+        devices = np.asarray(world) * np.asarray(replicas) + offer.taken
+        hosts = np.maximum(hosts, -(-devices // offer.host_devices))
+    return _price_of_hosts(offer, hosts)
 
 
 def _price_of_hosts(offer: Offer, hosts: FloatArray | IntArray) -> FloatArray:

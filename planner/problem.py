@@ -38,6 +38,7 @@ class Offer:
         host_devices: the unit of purchase; a fleet has whole hosts.
         inventory: devices at hand, None if unlimited.
         price_source: where the price comes from.
+        taken: devices of its hosts that another pool of the fleet takes.
     """
 
     device: Device
@@ -45,6 +46,7 @@ class Offer:
     host_devices: int
     inventory: int | None
     price_source: str
+    taken: int = 0
 
     @property
     def most_devices(self) -> int | None:
@@ -355,7 +357,8 @@ def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> 
     except ConfigError as error:
         raise ConfigError(str(error), field=field) from None
     host = choice.host_devices or device.host_devices
-    if host < device.fast_link.span and device.platform != "scale-up":
+    smaller = host < device.host_devices
+    if smaller and host < device.fast_link.span and device.platform != "scale-up":
         # A smaller host is a smaller fast domain.
         inner = device.fast_link.within(host)
         device = replace(device, links=(inner, *device.links[1:]))

@@ -267,19 +267,20 @@ def _alternatives(plan: Plan) -> RenderableType:
         "held back by",
         right=(1, 2, 3, 4, 5, 6),
     )
-    best = plan.best.usd_per_hour
+    best_per_usd = plan.best.qps_per_usd_hour
     fleets = (plan.best, *plan.alternatives)
     several = len({fleet.prefix.tier for fleet in fleets if fleet.prefix is not None}) > 1
     for fleet in plan.alternatives:
         prefix = f", {TIER_NAMES[fleet.prefix.tier]}" if several and fleet.prefix else ""
-        more = fleet.usd_per_hour / best - 1
+        # Of equal demands the price; where they differ, the price of what is served.
+        more = best_per_usd / fleet.qps_per_usd_hour - 1
         table.add_row(
             f"{fleet.kind}{', encoder apart' if fleet.encoder else ''}: "
             + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts)
             + prefix,
             f"{fleet.qps:,.4g}",
             f"{fleet.usd_per_hour:,.2f}",
-            f"+{more:.0%}" if more > 1e-9 else "same",
+            f"{more:+.0%}" if abs(more) > 5e-3 else "same",
             format_time(fleet.ttft.mean_s),
             format_time(fleet.ttit_mean_s),
             f"{fleet.measured_share:.0%}",

@@ -15,7 +15,7 @@ from perfmodel.units import format_count, format_time
 from planner.assess import assess
 from planner.dominance import nondominated
 from planner.encoder import apart, beside, fleets_with_encoder
-from planner.infeasible import explain_infeasible
+from planner.infeasible import InfeasibleError, explain_infeasible
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, alternatives, resolve
@@ -85,6 +85,12 @@ def solve(
         within("sizing fleets", 0.95)
         served += _served(space.problem, partial(_fleets, space, runs))
     if not served:
+        looked = sum(result.evaluated for result in results.values())
+        if search == "tpe" and looked:
+            raise InfeasibleError(
+                f"none of the {looked:,} sampled configurations makes a fleet that serves the "
+                "query; that says nothing of the others: try more --trials, or --search exhaustive"
+            )
         tier, space = next(iter(spaces.items()))
         raise explain_infeasible(
             space if True in _colocated(problem) else apart(space), results[tier]

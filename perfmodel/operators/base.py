@@ -279,7 +279,7 @@ class OperatorModel(ABC):
         if self.family not in FAMILIES:
             return None
         # Another engine's kernels on the same device are nearer than no measurement at all.
-        for engine in self.table_engines:
+        for engine in self.engines_for(categories):
             frame = self.store.table(self.device.tables, engine, self.family)
             if frame is None:
                 continue
@@ -289,6 +289,10 @@ class OperatorModel(ABC):
                     own = engine == self.table_engine and choice is categories
                     return self._grid(rows, choice), own
         return None
+
+    def engines_for(self, categories: Mapping[str, str]) -> tuple[str, ...]:
+        """Whose tables are looked into for these categories, in this order."""
+        return self.table_engines
 
     @property
     def table_engine(self) -> str:

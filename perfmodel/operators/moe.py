@@ -101,7 +101,7 @@ class RoutedExperts(OperatorModel):
     @property
     def has_table(self) -> bool:
         """Whether any engine's were measured on this device."""
-        tables = (self.store.table(self.device.name, e, self.family) for e in self.table_engines)
+        tables = (self.store.table(self.device.tables, e, self.family) for e in self.table_engines)
         return any(table is not None for table in tables)
 
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:

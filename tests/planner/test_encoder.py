@@ -127,3 +127,20 @@ def test_inventory_bounds_the_pool(space_of: SpaceOf) -> None:
     space = space_of(**{**VISUAL, "devices": devices})
     assert "l40s" not in pools(space, 40.0)
     assert set(pools(space, 1.0)) == {"h100_sxm", "l40s"}
+
+
+def test_an_encoder_joins_the_hosts_of_the_pools_beside_it(solved: Solved) -> None:
+    """Among equal prices the pools that leave it room: its device costs no host of its own."""
+    query = {
+        "model": "Qwen/Qwen3-VL-8B-Instruct",
+        "workload": {"qps": 5, "input_tokens": 500, "output_tokens": 50, "images": IMAGES},
+        "slo": {"ttft": "2s", "ttit": "40ms"},
+        "devices": ["h100_sxm"],
+        "encoder": "disaggregated",
+        "search": {"max_replica_devices": 4},
+    }
+    best = solved(**query).best
+    assert best.encoder is not None
+    used = sum(pool.replicas * pool.devices_per_replica for pool in best.pools)
+    assert used + best.encoder.replicas <= 8
+    assert [host.hosts for host in best.hosts] == [1]

@@ -16,6 +16,7 @@ from perfmodel.operators.collective import AllReduce, NcclCollective
 from perfmodel.operators.gemm import (
     FUSED_QUANTIZATION,
     LEAST_OF_BF16,
+    Gemm,
     _without_quantization,
 )
 
@@ -300,3 +301,17 @@ def test_tables_of_other_engines_and_like_devices_show_what_is_in_a_hole(device:
         predicted = model.time({"dtype": "bf16"}, shape).seconds[:, 0]
         errors.append(np.abs(np.log(predicted / missing["time_s"].to_numpy())).mean())
     assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize("device", ["b200_sxm", "gb200_nvl72", "l40s"])
+def test_a_table_of_launches_gives_way_to_kernels(device: str, store: PerfStore) -> None:
+    """vLLM's block-scaled products there take 180 us and more however small they are."""
+    own, other = (Gemm(load_device(device), engine, store) for engine in ("vllm", "trtllm"))
+    shape = {"m": np.array([[1.0, 16.0, 256.0]]), "n": np.array([[2048.0]]), "k": 2048.0}
+    times = [model.time({"dtype": "fp8_block"}, shape) for model in (own, other)]
+    np.testing.assert_allclose(times[0].seconds, times[1].seconds, rtol=3)
+    assert times[0].seconds.max() < 5e-5
+    assert (times[0].kind == Kind.EXTRAPOLATED).all()
+    # Its other formats are its own.
+    assert own.engines_for({"dtype": "bf16"})[0] == "vllm"
+    assert own.engines_for({"dtype": "fp8"})[0] == "vllm"

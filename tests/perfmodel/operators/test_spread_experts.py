@@ -10,12 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfmodel.architecture import load_model
 from perfmodel.database import PerfStore
+from perfmodel.engine import engine_profile
 from perfmodel.hardware import load_device
+from perfmodel.layout import parse_layout
 from perfmodel.operators import Group, Kind, Operators, OperatorTime, Tokens
 from perfmodel.operators.all_to_all import SMS, AllToAll
 from perfmodel.operators.base import largest
 from perfmodel.operators.moe import nearest_routings
+from perfmodel.precision import Precision
+from perfmodel.step import StepModel
+from perfmodel.work import StepWork
 
 DEEPSEEK = {"hidden": 7168, "intermediate": 2048, "top_k": 8, "experts": 256, "slots": 256}
 SHORT = ("h100_sxm", "sglang")
@@ -128,7 +134,7 @@ def test_no_measured_exchange_beats_its_roofline(store: PerfStore) -> None:
 def assert_grows(count: np.ndarray, time: OperatorTime) -> None:
     """With four times the tokens; measurements of few are of launches, and scatter."""
     seconds = time.seconds[0, count >= 256]
-    assert (np.diff(seconds) > -0.05 * seconds[:-1]).all()
+    assert (np.diff(seconds) > -0.15 * seconds[:-1]).all()
     assert time.seconds[0, -1] > 2 * time.seconds[0, 0] > 0
 
 
@@ -322,3 +328,31 @@ def test_a_leaf_is_left_only_by_groups_larger_than_it(tmp_path: Path) -> None:
     assert inside[0] == pytest.approx(inside[1])
     across = [dispatch_s("50GB/s", spine, 128) for spine in ("50GB/s", "5GB/s")]
     assert across[1] > 1.3 * across[0]
+
+
+@pytest.mark.parametrize("name", ["b300_sxm", "h200_sxm", "l40s"])
+@pytest.mark.parametrize("engine", ["sglang", "trtllm"])
+def test_a_variant_that_changes_nothing_is_its_origin(
+    name: str, engine: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "copy.yaml"
+    path.write_text(f"extends: {name}\nname: copy_of_{name}\n")
+    layout = parse_layout("attn:TP1DP8 ffn:TP1EP8 PP1")
+    works = StepWork.of(
+        decode_sequences=[0, 32],
+        context_tokens=2048,
+        prefill_sequences=[1, 0],
+        prefill_tokens=[2048, 0],
+    )
+    times = []
+    for device in (load_device(name), load_device(path)):
+        model = load_model("Qwen/Qwen3-30B-A3B")
+        step = StepModel(
+            model,
+            device,
+            engine_profile(engine),
+            Precision(*("bf16",) * 4),
+            Operators(device, engine, STORE),
+        )
+        times.append(step.time(layout, works).pace_s)
+    np.testing.assert_allclose(times[0], times[1], rtol=1e-12)
