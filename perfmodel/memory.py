@@ -210,7 +210,15 @@ def replica_memory(
         own = drafter.precision.on(device.peak_flops_per_s)
         small = drafter.layouts(layouts)
         beside = replica_memory(
-            drafter.model, device, engine, own, small, StepWork.of(), sequences, peak_tokens
+            drafter.model,
+            device,
+            engine,
+            own,
+            small,
+            StepWork.of(),
+            sequences,
+            peak_tokens,
+            resident_tokens=resident_tokens,
         )
     weights, kv_cache, fullest = np.zeros(shape), np.zeros(shape), np.full(shape, -1.0)
     for pp in np.unique(layouts.pp):

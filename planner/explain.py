@@ -192,6 +192,7 @@ def _arithmetic(space: Space, fleet: FleetPlan) -> list[str]:
     lines += _prefix(space, fleet) + _transfer(space, fleet)
     lines += _experts(space, fleet)
     lines += _images(space, fleet)
+    lines.append(_handling(space, fleet))
     target = space.problem.slo.ttft
     lines += ttft_lines(fleet, target.statistic if target else "mean")
     for host in fleet.hosts:
@@ -201,6 +202,22 @@ def _arithmetic(space: Space, fleet: FleetPlan) -> list[str]:
             f"${host.devices * host.usd_per_device_hour:,.2f} per hour"
         )
     return lines
+
+
+def _handling(space: Space, fleet: FleetPlan) -> str:
+    """What the engine's fitted constants add to a first token."""
+    constants, last = space.problem.engine.correction, fleet.pools[-1]
+    iteration = (last.ttit_mean_s or 0.0) * (last.tokens_per_step or 1.0)
+    parts = [f"{format_time(constants.request_overhead_s)} per request"]
+    if len(fleet.pools) > 1:
+        parts.append(f"{format_time(constants.handover_s)} to hand it over")
+    if space.problem.encoder_delay_s:
+        parts.append(f"{format_time(space.problem.encoder_delay_s)} of the encoder pool")
+    parts.append(
+        f"{constants.first_token_steps:.3g} {last.role} iterations of {format_time(iteration)}, by "
+        "which the engine sends a first token late"
+    )
+    return f"request handling {format_time(fleet.ttft.handling_s)} = {' + '.join(parts)}"
 
 
 def _prefix(space: Space, fleet: FleetPlan) -> list[str]:

@@ -319,6 +319,12 @@ def _notes(problem: Problem, plans: Sequence[FleetPlan]) -> tuple[str, ...]:
                 f"{unknown:.0%} of the {pool.role} time on {pool.device} rests on extrapolated or "
                 "analytic operators: measure before buying."
             )
+    allowed = max(problem.draft_tokens)
+    if allowed and not any(pool.draft_tokens for pool in best.pools):
+        notes.append(
+            f"Speculation of up to {format_count(allowed, 'token')} was searched and does not "
+            "pay: the cheapest fleet drafts none."
+        )
     target = problem.slo.ttit
     for pool in best.pools:
         if target is not None and pool.batch == 1 and TTIT_LIMIT in pool.limits:

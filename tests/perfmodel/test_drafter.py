@@ -101,7 +101,9 @@ def test_columns_and_layouts_do_not_depend_on_each_other(plain: StepModel) -> No
 
 
 def test_memory_is_the_sum_of_both(plain: StepModel) -> None:
-    def memory(model: object, layouts: Layouts, drafts: int) -> tuple[np.ndarray, np.ndarray]:
+    def memory(
+        model: object, layouts: Layouts, drafts: int, resident: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
         found = replica_memory(
             model,  # type: ignore[arg-type]
             plain.device,
@@ -111,6 +113,7 @@ def test_memory_is_the_sum_of_both(plain: StepModel) -> None:
             decoding(drafts),
             np.array([[24.0]]),
             np.array([2500.0]),
+            resident_tokens=resident,
         )
         return found.weights[:, 0], found.kv_cache[:, 0]
 
@@ -124,6 +127,16 @@ def test_memory_is_the_sum_of_both(plain: StepModel) -> None:
         assert found[one_stage] == pytest.approx((alone + added)[one_stage])
         assert np.all(found >= alone)
         assert np.all(found <= alone + added)
+    # Prefixes that the device keeps, it keeps for both.
+    found, alone, added = (
+        memory(m, where, drafts, 50_000.0)[1]
+        for m, where, drafts in (
+            (both, LAYOUTS, 2),
+            (TARGET, LAYOUTS, 0),
+            (SMALL, both.drafter.layouts(LAYOUTS), 0),  # type: ignore[union-attr]
+        )
+    )
+    assert found[one_stage] == pytest.approx((alone + added)[one_stage])
     # 28 layers x 8 KV heads x 128 x (key and value) x 2 bytes, whole on one device.
     kept = 28 * 8 * 128 * 2 * 2 * 24 * 2500
     assert small[1][3] == pytest.approx(kept)

@@ -50,6 +50,8 @@ def test_drafts_never_accepted_are_never_chosen(solved: Solved, query: dict[str,
     plain, drafted = solved(**query), solved(**query, **drafting(0.0))
     assert fleets(drafted) == fleets(plain)
     assert all(not pool.draft_tokens for fleet in fleets(drafted) for pool in fleet.pools)
+    assert any("does not pay" in note for note in drafted.notes)
+    assert not any("does not pay" in note for note in plain.notes)
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 0.9])
