@@ -624,3 +624,12 @@ def test_which_target_and_limit_exclude_each_other(tmp_path: Path) -> None:
     few = asked(tmp_path, **changes, devices=[{"name": "h100_sxm", "inventory": 8}])
     said = refused(INFEASIBLE, "solve", few)
     assert "inventory of 8 h100_sxm, TTFT target of 180 ms exclude each other" in said
+
+
+def test_a_doubtful_winner_is_named_with_the_next_best(tmp_path: Path) -> None:
+    devices = [{"name": "mi300x", "usd_per_device_hour": 0.5}, "h100_sxm"]
+    said = planner("solve", asked(tmp_path, devices=devices), "-q").stdout
+    assert "caution: mi300x: No operator was measured" in " ".join(said.split())
+    assert "without mi300x: $" in said
+    assert "h100_sxm" in said
+    assert "caution" not in planner("solve", asked(tmp_path), "-q").stdout
