@@ -9,7 +9,6 @@ the network to the pool that takes the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -72,18 +71,12 @@ class EncoderPool:
 def apart(space: Space) -> Space:
     """The same space with images encoded elsewhere: no time or memory of the encoder's."""
     traffic = replace(space.problem.traffic, vision=None)
-    return _with_problem(space, replace(space.problem, traffic=traffic))
+    return space.under(replace(space.problem, traffic=traffic))
 
 
 def beside(space: Space, pool: EncoderPool) -> Space:
     """That space, with what an encoder pool adds to every first token."""
-    return _with_problem(space, replace(space.problem, encoder_delay_s=pool.delay_s))
-
-
-def _with_problem(space: Space, problem: Problem) -> Space:
-    other = copy(space)
-    other.problem = problem
-    return other
+    return space.under(replace(space.problem, encoder_delay_s=pool.delay_s))
 
 
 def encoder_pools(space: Space, receiver: Offer, qps: float) -> list[EncoderPool]:

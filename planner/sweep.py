@@ -66,7 +66,7 @@ class Space:
         self._operators: dict[str, Operators] = {}
 
     def under(self, problem: Problem) -> Space:
-        """The same space under another of the problem's `alternatives`, sharing its tables."""
+        """The same space of a problem that differs in traffic or delays, sharing its tables."""
         other = copy(self)
         other.problem = problem
         return other
