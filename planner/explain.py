@@ -90,7 +90,7 @@ def explain_plan(
             if weight < 1:
                 title += f", {weight:.1%} of steps"
             console.print(Padding(Text(title), (0, 0, 0, 2)))
-            console.print(Padding(_operators(part), (0, 0, 1, 4)))
+            console.print(Padding(_operators(part), (0, 0, 1, 2)))
         console.print(Padding(_memory(plan.memory_bytes, plan.memory_capacity_bytes), (0, 0, 0, 2)))
     console.print(Text("\nFrom steps to the fleet", style="bold"))
     for line in _arithmetic(space, again):
@@ -122,7 +122,7 @@ def _pool(space: Space, data: dict[str, Any]) -> Pool:
 
 
 def _operators(part: Breakdown) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     for i, name in enumerate(
         ("operator", "calls", "each", "roofline", "total", "share", "bound by", "known by")
     ):
