@@ -263,10 +263,7 @@ def _why(question: _Question, columns: int) -> Reasons:
     reasons = np.full(columns, "", dtype=object)
     if loaded is None:
         reasons[:] = f"no {model.family} table"
-        searched = (
-            model.store.table(model.device.tables, e, model.family) for e in model.table_engines
-        )
-        if any(table is not None for table in searched):
+        if model.has_table:
             reasons[:] = f"no {model.family} rows of {_spelled(categories)}"
         return reasons
     table, own = loaded
@@ -291,20 +288,16 @@ def _why(question: _Question, columns: int) -> Reasons:
 
 
 def _stand_in(model: OperatorModel, categories: Mapping[str, str]) -> str:
-    """Whose rows stand in, found in the order in which `OperatorModel` looks."""
-    for engine in model.table_engines:
-        frame = model.store.table(model.device.tables, engine, model.family)
-        if frame is None:
-            continue
-        for choice in (categories, *model.stand_ins(categories)):
-            if len(model._select(frame, choice)):
-                other = {n: v for n, v in choice.items() if v != categories.get(n)}
-                parts = [f"{engine}'s table"] if engine != model.table_engine else []
-                if other:
-                    wanted = {name: categories[name] for name in other}
-                    parts.append(f"{_spelled(other)} stands in for {_spelled(wanted)}")
-                return ", ".join(parts)
-    raise AssertionError("the operator model found rows")
+    """Whose rows stand in."""
+    found = model.source(categories)
+    assert found is not None, "the operator model found rows"
+    engine, choice, _ = found
+    other = {n: v for n, v in choice.items() if v != categories.get(n)}
+    parts = [f"{engine}'s table"] if engine != model.table_engine else []
+    if other:
+        wanted = {name: categories[name] for name in other}
+        parts.append(f"{_spelled(other)} stands in for {_spelled(wanted)}")
+    return ", ".join(parts)
 
 
 def _spelled(categories: Mapping[str, str]) -> str:

@@ -112,14 +112,19 @@ class StepModel:
         correction = self.engine.correction
         return _Overheads(correction.step_overhead_s(work), self.engine.layer_overhead_s(work))
 
-    def half_batches(self, layouts: Layouts, work: StepWork) -> HalfBatches | None:
-        """The layers of half batches, if the engine runs two at once and tokens travel.
+    @property
+    def _splits_batches(self) -> bool:
+        """Whether half batches may overlap: the engine can, and tokens travel to experts.
 
         The kernels that leave the travel to the links are made for NVLink and NICs that read
         the devices' memory; on PCIe alone there are none.
         """
         able = self.engine.splits_batches and self.device.platform != "weak-scale-out"
-        if not (able and self.model.is_moe) or layouts.aligned.all():
+        return able and self.model.is_moe
+
+    def half_batches(self, layouts: Layouts, work: StepWork) -> HalfBatches | None:
+        """The layers of half batches, if two are run at once and tokens travel."""
+        if not self._splits_batches or layouts.aligned.all():
             return None
         half = halved(work)
         halves = HalfBatches.of(self.calls(layouts, half), self.engine.layer_overhead_s(half), work)
@@ -140,7 +145,7 @@ class StepModel:
         and no operator takes more than twice what half the batch takes.
         """
         calls = self.calls(layouts, work)
-        if self.engine.splits_batches and self.model.is_moe:
+        if self._splits_batches:
             calls = _hidden(calls, self.calls(layouts, halved(work)))
         parts = {
             part: [(bundles.least(seconds, len(work)), index) for seconds, index in gathers]

@@ -278,7 +278,20 @@ class OperatorModel(ABC):
     def _load(self, categories: Mapping[str, str]) -> tuple[RatioTable, bool] | None:
         if self.family not in FAMILIES:
             return None
-        # Another engine's kernels on the same device are nearer than no measurement at all.
+        found = self.source(categories)
+        if found is None:
+            return None
+        engine, choice, rows = found
+        own = engine == self.table_engine and choice is categories
+        return self._grid(rows, choice), own
+
+    def source(
+        self, categories: Mapping[str, str]
+    ) -> tuple[str, Mapping[str, str], pl.DataFrame] | None:
+        """Whose rows say these categories' times: engine, categories and rows; None: no one's.
+
+        Another engine's kernels on the same device are nearer than no measurement at all.
+        """
         for engine in self.engines_for(categories):
             frame = self.store.table(self.device.tables, engine, self.family)
             if frame is None:
@@ -286,9 +299,14 @@ class OperatorModel(ABC):
             for choice in [categories, *self.stand_ins(categories)]:
                 rows = self._select(frame, choice)
                 if len(rows):
-                    own = engine == self.table_engine and choice is categories
-                    return self._grid(rows, choice), own
+                    return engine, choice, rows
         return None
+
+    @property
+    def has_table(self) -> bool:
+        """Whether any engine's were measured on this device."""
+        tables = (self.store.table(self.device.tables, e, self.family) for e in self.table_engines)
+        return any(table is not None for table in tables)
 
     def engines_for(self, categories: Mapping[str, str]) -> tuple[str, ...]:
         """Whose tables are looked into for these categories, in this order."""

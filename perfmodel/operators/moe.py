@@ -98,12 +98,6 @@ class RoutedExperts(OperatorModel):
             2.0 * pairs * expert / rate, moved / self.device.memory_bandwidth_bytes_per_s
         )
 
-    @property
-    def has_table(self) -> bool:
-        """Whether any engine's were measured on this device."""
-        tables = (self.store.table(self.device.tables, e, self.family) for e in self.table_engines)
-        return any(table is not None for table in tables)
-
     def stand_ins(self, categories: Mapping[str, str]) -> list[Mapping[str, str]]:
         """The same format under the nearest other routing, then other formats, likewise."""
         routings = nearest_routings(categories["routing"])
