@@ -5,7 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from planner.problem import Problem
+
+
+def question(problem: Problem) -> str:
+    """What a problem asks, apart from the runtimes and the tables: a digest.
+
+    The query with all that it names (model, devices, prices, engine constants, loads of
+    experts) and the version of this package.
+    """
+    named = (problem.model, problem.offers, problem.engine, problem.traffic, problem.precisions)
+    query = problem.query.model_dump_json(exclude={"runtime"})
+    return digest(version("llm-fleet-planner"), query, named, problem.routing)
 
 
 def digest(*parts: Any) -> str:

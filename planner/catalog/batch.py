@@ -13,14 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from perfmodel.database import PerfStore
+from perfmodel.database.importing import write_table
 from perfmodel.database.store import SHIPPED as SHIPPED_TABLES
 from perfmodel.errors import ConfigError, InputError
 from planner.catalog.services import Service
-from planner.digest import digest
+from planner.digest import digest, question
 from planner.plan import Plan, atomic_write
 from planner.problem import resolve
 from planner.solve import solve
@@ -140,12 +142,9 @@ def write_summary(folder: Path, services: Sequence[Service], results: Sequence[R
         row["ttft_mean_s"] = best["ttft"]["mean_s"] if best else None
         row |= {name: best.get(name) for name in SUMMARIZED}
         rows.append(row)
-    temporary = folder / f".{SUMMARY}.{os.getpid()}"
     try:
-        pl.DataFrame(rows, infer_schema_length=None).write_parquet(temporary)
-        temporary.replace(folder / SUMMARY)
+        write_table(pl.DataFrame(rows, infer_schema_length=None), folder / SUMMARY)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(f"{folder / SUMMARY}: cannot be written: {error.strerror}") from None
 
 
@@ -171,12 +170,14 @@ def _solved(
         feed()
 
 
-_stores: dict[tuple[Path, ...], PerfStore] = {}
+@lru_cache(maxsize=1)
+def _store(folders: tuple[Path, ...]) -> PerfStore:
+    """A worker's tables, read once for all the services that it solves."""
+    return PerfStore(list(folders))
 
 
 def solve_service(service: Service, settings: Settings) -> tuple[dict[str, Any] | None, str]:
     """The plan of a service as plain data, or what is wrong; runs in a worker."""
-    store = _stores.setdefault(settings.perfdb_path, PerfStore(list(settings.perfdb_path)))
     try:
         plan: Plan = solve(
             service.query,
@@ -184,7 +185,7 @@ def solve_service(service: Service, settings: Settings) -> tuple[dict[str, Any] 
             seed=settings.seed,
             trials=settings.trials,
             search_path=settings.search_path,
-            store=store,
+            store=_store(settings.perfdb_path),
             all_fleets=True,
         )
     except InputError as error:
@@ -204,8 +205,6 @@ def digest_of(service: Service, settings: Settings) -> str:
     Raises:
         InputError: the query names something unknown.
     """
-    from importlib.metadata import version
-
     problem = resolve(service.query, settings.search_path)
     search = (settings.search,)
     if settings.search == "tpe":
@@ -215,11 +214,7 @@ def digest_of(service: Service, settings: Settings) -> str:
         for folder in (*settings.perfdb_path, SHIPPED_TABLES)
         for file in sorted(folder.rglob("*.parquet"))
     ]
-    named = (problem.model, problem.offers, problem.engine, problem.traffic, problem.precisions)
-    query = service.query.model_dump(
-        mode="json", exclude={"workload": {"input_tokens", "output_tokens"}}
-    )
-    return digest(SCHEMA, version("llm-fleet-planner"), query, named, search, tables)
+    return digest(SCHEMA, question(problem), service.query.runtime, search, tables)
 
 
 def read_result(folder: Path, name: str, digest: str) -> Result | None:

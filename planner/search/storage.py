@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import zlib
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ import numpy as np
 
 from perfmodel.errors import InputError
 from planner.candidates import Candidates, Estimates, Role
-from planner.digest import digest
+from planner.digest import digest, question
 from planner.sweep import Space
 
 if TYPE_CHECKING:
@@ -84,9 +83,7 @@ def study_name(space: Space, role: Role) -> str:
                 path = store.path(name, engine, family)
                 assert path is not None
                 tables.append((name, engine, family, hashlib.sha256(path.read_bytes()).digest()))
-    named = (problem.model, problem.offers, problem.engine, problem.traffic, problem.precisions)
-    query = problem.query.model_dump_json(exclude={"runtime"})
-    whole = digest(version("llm-fleet-planner"), query, named, tables)
+    whole = digest(question(problem), tables)
     model = problem.model.name.split("/")[-1]
     return f"{model}-{role}-{whole[:16]}"
 
