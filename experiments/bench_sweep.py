@@ -50,7 +50,7 @@ STAGES = (
     ("dominance", "planner.pairing", "reduce_decode"),
     ("sizing", "planner.sizing", "replicas_for_ttft"),
     ("sizing", "planner.pairing", "_size_decode"),
-    ("pairing", "planner.solve", "choose"),
+    ("pairing", "planner.evaluated", "_served"),
     ("assessing", "planner.solve", "assess"),
 )
 

@@ -36,12 +36,12 @@ from perfmodel.database import PerfStore
 from perfmodel.layout import Layouts
 from perfmodel.precision import Precision
 from planner.candidates import Candidates, Funnel, Role
+from planner.evaluated import choose
 from planner.problem import Offer, resolve
 from planner.query import Query
 from planner.search import SearchResult, exhaustive, tpe
 from planner.search.parts import parts_of
 from planner.search.tpe import STARTUP_SHARE, Sampler, tpe_sampler
-from planner.solve import choose
 from planner.sweep import Space
 
 RESULTS = Path(__file__).parent / "results"

@@ -3,6 +3,8 @@
 | name | what |
 |---|---|
 | `solve` | a `Query` in, a `Plan` out |
+| `answers` | many queries in, their plans out; what can share a search shares it |
+| `evaluate`, `answer` | a search's candidates, and the plan of one question to them |
 | `Query`, `load_query` | the question, and its YAML form |
 | `Plan` | the answer |
 """
@@ -12,13 +14,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from planner.evaluated import evaluate
     from planner.plan import Plan
     from planner.query import Query, load_query
-    from planner.solve import solve
+    from planner.solve import answer, answers, solve
 
-__all__ = ["Plan", "Query", "load_query", "solve"]
+__all__ = ["Plan", "Query", "answer", "answers", "evaluate", "load_query", "solve"]
 
-_HOMES = {"Plan": "plan", "Query": "query", "load_query": "query", "solve": "solve"}
+_HOMES = {
+    "Plan": "plan",
+    "Query": "query",
+    "answer": "solve",
+    "answers": "solve",
+    "evaluate": "evaluated",
+    "load_query": "query",
+    "solve": "solve",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -88,12 +88,14 @@ class Estimates:
         pace_s: prefill: mean time between steps, (N,); else zero.
         pace_cv2: prefill: its squared coefficient of variation, (N,); else zero.
         ttit_s: decode, continuous: mean time between tokens, every slot taken, (N,); else zero.
+        ttit_slo_s: the statistic of it that the query's target is of (the mean if none), (N,).
     """
 
     step_s: FloatArray
     pace_s: FloatArray
     pace_cv2: FloatArray
     ttit_s: FloatArray
+    ttit_slo_s: FloatArray
 
     def take(self, index: object) -> Estimates:
         """The estimates at an index array or mask."""
@@ -206,6 +208,11 @@ class Candidates:
     def ttit_s(self) -> FloatArray:
         """Mean time between tokens with every slot taken; zero for prefill."""
         return self.estimates.ttit_s
+
+    @property
+    def ttit_slo_s(self) -> FloatArray:
+        """The same in the statistic of the query's target."""
+        return self.estimates.ttit_slo_s
 
     @property
     def iteration_s(self) -> FloatArray:

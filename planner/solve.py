@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perfmodel.database import PerfStore
+from perfmodel.errors import InputError
 from perfmodel.units import format_count, format_time
 from planner.assess import assess
 from planner.dominance import nondominated
-from planner.encoder import apart, beside, fleets_with_encoder
+from planner.encoder import apart
+from planner.evaluated import (
+    Evaluated,
+    Served,
+    encoders_colocated,
+    evaluate,
+    loosest,
+    tier_of,
+)
 from planner.infeasible import InfeasibleError, explain_infeasible
-from planner.pairing import KINDS, Choice, cheapest_fleets, rank
+from planner.pairing import KINDS
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
-from planner.problem import Problem, alternatives, resolve
+from planner.problem import Problem, resolve
 from planner.query import Query
-from planner.search import SearchResult, combined, exhaustive, tpe
-from planner.sweep import Space
+from planner.search import SearchResult
 
 ALTERNATIVES = 6
-"""Runners-up reported."""
+"""Runners-up reported, at most, if not said otherwise."""
 
 TTIT_LIMIT = "TTIT target"
 """How a pool's limits name that a larger batch would miss the target."""
 
-LEAST_QPS = 1e-3
-"""Where the search for the largest demand starts."""
+SEARCH_SHARE = 0.7
+"""Of the time that several answers from one search take, roughly."""
 
 Progress = Callable[[str, float], None]
 
@@ -63,148 +70,156 @@ def solve(
         InputError: the query names something unknown, or no fleet serves it; the message
             says which limit binds and the nearest relaxation.
     """
-    started = time.perf_counter()
-    problem = resolve(query, search_path)
-    spaces = _spaces(problem, store)
     report = progress or (lambda _what, _share: None)
-    strategy = (
-        partial(tpe, seed=seed, trials=trials, storage=storage) if search == "tpe" else exhaustive
+    found = evaluate(
+        query,
+        search=search,
+        seed=seed,
+        trials=trials,
+        storage=storage,
+        search_path=search_path,
+        store=store,
+        progress=lambda what, share: report(what, 0.95 * share),
     )
-    results: dict[str, SearchResult] = {}
-    served: list[Served] = []
-    for done, (tier, space) in enumerate(spaces.items()):
+    report("sizing fleets", 0.95)
+    plan = answer(found, all_fleets=all_fleets)
+    report("done", 1.0)
+    return plan
 
-        def within(what: str, share: float, done: int = done) -> None:
-            report(what, (done + share) / len(spaces))
 
-        runs = {
-            colocated: strategy(space if colocated else apart(space), within)
-            for colocated in _colocated(problem)
-        }
-        results[tier] = combined(list(runs.values()), encoder_apart=False in runs)
-        within("sizing fleets", 0.95)
-        served += _served(space.problem, partial(_fleets, space, runs))
+def answer(
+    evaluated: Evaluated,
+    *,
+    all_fleets: bool = False,
+    runners_up: int = ALTERNATIVES,
+    explain: bool = True,
+) -> Plan:
+    """The cheapest fleet of the candidates; arguments and errors as `solve` has them.
+
+    Args:
+        runners_up: alternatives at most, unless all fleets are asked for.
+        explain: if there is none, the error says why, which takes longer than to find that out.
+    """
+    started = time.perf_counter()
+    problem, results = evaluated.problem, evaluated.results
+    served = evaluated.served()
     if not served:
-        looked = sum(result.evaluated for result in results.values())
-        if search == "tpe" and looked:
-            raise InfeasibleError(
-                f"none of the {looked:,} sampled configurations makes a fleet that serves the "
-                "query; that says nothing of the others: try more --trials, or --search exhaustive"
-            )
-        tier, space = next(iter(spaces.items()))
-        raise explain_infeasible(
-            space if True in _colocated(problem) else apart(space), results[tier]
-        )
-    served = _best_first(problem, served)
+        raise _nothing(evaluated) if explain else InfeasibleError("no fleet serves the query")
     measured = {
         o.device.name
         for o in problem.offers
-        for space in spaces.values()
+        for space in evaluated.spaces.values()
         if space.store.engines(o.device.tables)
     }
-    shown = _unbeaten(served) if all_fleets else _notable(served, measured)
-    plans = [assess(_space_of(choice, spaces), choice, qps) for qps, choice in shown]
-    report("done", 1.0)
+    shown = _unbeaten(served) if all_fleets else _notable(served, measured, runners_up)
+    plans = [assess(evaluated.space_of(choice), choice, qps) for qps, choice in shown]
     return Plan(
-        query=query_data(query),
+        query=query_data(evaluated.query),
         model=_model_data(problem),
         statistics=_statistics(problem),
         best=plans[0],
         alternatives=tuple(plans[1:]),
         search=_search_plan(
             problem,
-            results[_tier(served[0][1])],
+            results[tier_of(served[0][1])],
             list(results.values()),
             served[0],
-            search,
-            time.perf_counter() - started,
+            evaluated.method,
+            evaluated.seconds + time.perf_counter() - started,
         ),
         notes=_notes(problem, plans),
     )
 
 
-Served = tuple[float, Choice]
+def answers(
+    queries: Sequence[Query],
+    *,
+    search_path: Sequence[Path] = (),
+    store: PerfStore | None = None,
+    progress: Progress | None = None,
+    all_fleets: bool = False,
+    runners_up: int = ALTERNATIVES,
+    explain: bool = False,
+) -> list[Plan | InputError]:
+    """Plans of many queries, or why there is none; by exhaustive search.
 
+    Those that can share candidates are evaluated once, at the loosest of their targets: the
+    answers are those of `solve`, but for the counts of the search, which are the shared one's.
 
-def _spaces(problem: Problem, store: PerfStore | None) -> dict[str, Space]:
-    """The space of each of the problem's alternatives, by where prefixes lie."""
-    first, *others = alternatives(problem)
-    space = Space(first, store)
-    return {p.traffic.prefix_tier: space.under(p) for p in (first, *others)}
-
-
-def _tier(choice: Choice) -> str:
-    return choice.pools[0].candidates.axes.traffic.prefix_tier
-
-
-def _space_of(choice: Choice, spaces: Mapping[str, Space]) -> Space:
-    """The space in which a fleet was found."""
-    space = spaces[_tier(choice)]
-    return beside(apart(space), choice.encoder) if choice.encoder else space
-
-
-def _colocated(problem: Problem) -> list[bool]:
-    """Whether images are encoded by the devices that take the prompts; both, if both are tried."""
-    where = problem.query.encoder if problem.traffic.vision else "colocated"
-    return [c for c in (True, False) if where in ("auto", "colocated" if c else "disaggregated")]
-
-
-Fleets = Callable[..., list[Choice]]
-"""From a demand, and kinds of fleet, to the cheapest fleet of every device combination."""
-
-
-def _fleets(
-    space: Space, runs: Mapping[bool, SearchResult], qps: float, kinds: Sequence[str] = KINDS
-) -> list[Choice]:
-    """The cheapest fleets with encoders on the prompts' devices (True) and apart (False)."""
-    found = []
-    if True in runs:
-        found += cheapest_fleets(space.problem, runs[True].candidates, qps, kinds)
-    if False in runs:
-        found += fleets_with_encoder(space, runs[False].candidates, qps, kinds)
-    return found
-
-
-def choose(problem: Problem, result: SearchResult) -> list[Served]:
-    """The best fleet of every kind and device combination, each with the demand it serves.
-
-    Best first: for a given demand the cheapest; for as much as possible, the fleet that serves
-    most, and beside it the most that each other kind serves.
+    Args:
+        explain: why a query has no plan is worked out (which takes longer than solving it).
     """
-    return _served(problem, partial(cheapest_fleets, problem, result.candidates))
+    store = store or PerfStore()
+    report = progress or (lambda _what, _share: None)
+    found: dict[int, Plan | InputError] = {}
+    for i, query in enumerate(queries):
+        try:
+            resolve(query, search_path)
+        except InputError as error:
+            found[i] = error
+    for whole, group in _groups(queries, [i for i in range(len(queries)) if i not in found]):
+
+        def within(
+            what: str, share: float, before: int = len(found), size: int = len(group)
+        ) -> None:
+            report(what, (before + share * size) / len(queries))
+
+        def searching(what: str, share: float, within: Progress = within) -> None:
+            within(what, SEARCH_SHARE * share)
+
+        try:
+            shared = evaluate(whole, search_path=search_path, store=store, progress=searching)
+        except InputError as error:
+            found |= dict.fromkeys(group, error)
+            continue
+        for done, i in enumerate(group):
+            within("sizing fleets", SEARCH_SHARE + (1.0 - SEARCH_SHARE) * done / len(group))
+            try:
+                found[i] = answer(
+                    shared.under(queries[i]),
+                    all_fleets=all_fleets,
+                    runners_up=runners_up,
+                    explain=explain,
+                )
+            except InputError as error:
+                found[i] = error
+    report("done", 1.0)
+    return [found[i] for i in range(len(queries))]
 
 
-def _served(problem: Problem, fleets: Fleets) -> list[Served]:
-    if problem.qps is not None:
-        found = [(problem.qps, choice) for choice in fleets(problem.qps)]
-    else:
-        served = [_most(partial(fleets, kinds=(kind,))) for kind in KINDS]
-        found = [(qps, choice) for qps, choices in served for choice in rank(choices)[:1]]
-    return _best_first(problem, found)
-
-
-def _best_first(problem: Problem, served: list[Served]) -> list[Served]:
-    if problem.qps is not None:
-        return [(problem.qps, choice) for choice in rank(choice for _, choice in served)]
-    return sorted(served, key=lambda item: -item[0])
-
-
-def _most(at: Callable[[float], list[Choice]]) -> tuple[float, list[Choice]]:
-    """The largest demand that the inventory serves, to 0.1 %, and who serves it."""
-    low, best = 0.0, list[Choice]()
-    high = LEAST_QPS
-    while choices := at(high):
-        low, best, high = high, choices, high * 2.0
-    while best and high - low > 1e-3 * low:
-        middle = (low + high) / 2.0
-        if choices := at(middle):
-            low, best = middle, choices
+def _groups(queries: Sequence[Query], asked: Sequence[int]) -> list[tuple[Query, list[int]]]:
+    """Which of the queries asked can share candidates, each group with one that covers it."""
+    groups: list[tuple[Query, list[int]]] = []
+    for i in asked:
+        query = queries[i]
+        for position, (whole, members) in enumerate(groups):
+            wider = loosest([whole, query])
+            if wider is not None:
+                groups[position] = (wider, [*members, i])
+                break
         else:
-            high = middle
-    return low, best
+            groups.append((query, [i]))
+    return groups
 
 
-def _notable(served: Sequence[Served], measured: set[str]) -> list[Served]:
+def _nothing(evaluated: Evaluated) -> InfeasibleError:
+    """Why no fleet serves the query."""
+    looked = sum(result.evaluated for result in evaluated.results.values())
+    if evaluated.method == "tpe" and looked:
+        return InfeasibleError(
+            f"none of the {looked:,} sampled configurations makes a fleet that serves the "
+            "query; that says nothing of the others: try more --trials, or --search exhaustive"
+        )
+    tier, space = next(iter(evaluated.spaces.items()))
+    if not evaluated.fresh:
+        # The counts by which it is explained are another query's.
+        evaluated = evaluate(evaluated.query, search_path=evaluated.search_path, store=space.store)
+        tier, space = next(iter(evaluated.spaces.items()))
+    colocated = True in encoders_colocated(space.problem)
+    return explain_infeasible(space if colocated else apart(space), evaluated.results[tier])
+
+
+def _notable(served: Sequence[Served], measured: set[str], runners_up: int) -> list[Served]:
     """The winner, the best on measured devices, the best of each kind, the next best."""
     chosen = [served[0]]
     known = [s for s in served if all(p.offer.device.name in measured for p in s[1].pools)]
@@ -212,7 +227,7 @@ def _notable(served: Sequence[Served], measured: set[str]) -> list[Served]:
     for kind in KINDS:
         chosen += [s for s in served if s[1].kind == kind and s not in chosen][:1]
     chosen += [s for s in served if s not in chosen]
-    notable = chosen[: ALTERNATIVES + 1]
+    notable = chosen[: runners_up + 1]
     return [s for s in served if s in notable]
 
 

@@ -242,7 +242,7 @@ class Space:
         if role == "prefill":
             p = phases.prefill(step, layouts, traffic, axes.batch)
             memory = p.memory
-            estimates = Estimates(p.latency_s, p.pace_s, p.pace_cv2, zeros)
+            estimates = Estimates(p.latency_s, p.pace_s, p.pace_cv2, zeros, zeros)
             meets = self.first_token_in_time(p.latency_s)
         elif role == "decode":
             d = phases.decode(
@@ -255,7 +255,7 @@ class Space:
                 acceptance=acceptance,
             )
             memory = d.memory
-            estimates = Estimates(np.zeros((*shape, 0)), zeros, zeros, d.ttit_s)
+            estimates = Estimates(np.zeros((*shape, 0)), zeros, zeros, d.ttit_s, d.ttit_slo_s)
             if slo.ttit is not None:
                 meets = d.ttit_slo_s <= slo.ttit.seconds
             if slo.e2e is not None:
@@ -275,7 +275,7 @@ class Space:
             steps = c.mixed_s[:, :, None]
             if traffic.loads_prefix:
                 steps = np.concatenate([steps, c.load_s], axis=2)
-            estimates = Estimates(steps, zeros, zeros, c.ttit_s)
+            estimates = Estimates(steps, zeros, zeros, c.ttit_s, c.ttit_slo_s)
             if slo.ttft is not None:
                 meets = self.first_token_in_time(c.prefill_s)
             if slo.ttit is not None:
@@ -343,7 +343,7 @@ def _none(role: Role, axes: Axes) -> Estimates:
     loads = inputs * axes.traffic.loads_prefix
     width = {"prefill": inputs, "continuous": 1 + loads, "decode": 0}[role]
     none = np.zeros(0)
-    return Estimates(np.zeros((0, width)), none, none, none)
+    return Estimates(np.zeros((0, width)), none, none, none, none)
 
 
 def _percentile(target: Target | None) -> float | None:

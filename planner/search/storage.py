@@ -24,6 +24,9 @@ from planner.sweep import Space
 if TYPE_CHECKING:
     import optuna
 
+PACKED = 2
+"""Form in which a trial keeps its candidates: those of another are another study's."""
+
 
 def open_storage(storage: str | None) -> optuna.storages.BaseStorage:
     """The storage of a path (a journal file) or of a database's URL; None: in memory.
@@ -83,7 +86,7 @@ def study_name(space: Space, role: Role) -> str:
                 path = store.path(name, engine, family)
                 assert path is not None
                 tables.append((name, engine, family, hashlib.sha256(path.read_bytes()).digest()))
-    whole = digest(question(problem), tables)
+    whole = digest(PACKED, question(problem), tables)
     model = problem.model.name.split("/")[-1]
     return f"{model}-{role}-{whole[:16]}"
 
@@ -92,7 +95,7 @@ def packed(found: Candidates) -> str:
     """The candidates of one layout as text."""
     est = found.estimates
     table = np.column_stack(
-        [found.column.astype(float), est.pace_s, est.pace_cv2, est.ttit_s, est.step_s]
+        [found.column, est.pace_s, est.pace_cv2, est.ttit_s, est.ttit_slo_s, est.step_s]
     )
     raw = zlib.compress(np.ascontiguousarray(table, dtype="<f8").tobytes())
     return f"{table.shape[1]}:{base64.b64encode(raw).decode()}"
@@ -104,5 +107,5 @@ def unpacked(text: str, row: int, like: Candidates) -> Candidates:
     raw = np.frombuffer(zlib.decompress(base64.b64decode(coded)), dtype="<f8")
     table = raw.reshape(-1, int(width))
     column = table[:, 0].astype(np.int64)
-    estimates = Estimates(table[:, 4:], table[:, 1], table[:, 2], table[:, 3])
+    estimates = Estimates(table[:, 5:], *table.T[1:5])
     return like.subset(np.full(len(column), row, dtype=np.int64), column, estimates)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from planner.candidates import Funnel
+from planner.evaluated import choose
 from planner.plan import Plan
 from planner.query import Query
 from planner.search import SearchResult, tpe
-from planner.solve import choose, solve
+from planner.solve import solve
 from planner.sweep import Space
 
 Solved = Callable[..., Plan]
