@@ -5,6 +5,7 @@
 | `solve` | a `Query` in, a `Plan` out |
 | `answers` | many queries in, their plans out; what can share a search shares it |
 | `evaluate`, `answer` | a search's candidates, and the plan of one question to them |
+| `front`, `configurations` | the price of every latency, and all configurations, as tables |
 | `Query`, `load_query` | the question, and its YAML form |
 | `Plan` | the answer |
 """
@@ -15,18 +16,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from planner.evaluated import evaluate
+    from planner.fronts import configurations, front
     from planner.plan import Plan
     from planner.query import Query, load_query
     from planner.solve import answer, answers, solve
 
-__all__ = ["Plan", "Query", "answer", "answers", "evaluate", "load_query", "solve"]
+__all__ = [
+    "Plan",
+    "Query",
+    "answer",
+    "answers",
+    "configurations",
+    "evaluate",
+    "front",
+    "load_query",
+    "solve",
+]
 
 _HOMES = {
     "Plan": "plan",
     "Query": "query",
     "answer": "solve",
     "answers": "solve",
+    "configurations": "fronts",
     "evaluate": "evaluated",
+    "front": "fronts",
     "load_query": "query",
     "solve": "solve",
 }

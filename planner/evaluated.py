@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from perfmodel.database import PerfStore
 from planner.candidates import Candidates
@@ -24,6 +25,8 @@ from planner.problem import Offer, Problem, alternatives, resolve
 from planner.query import DeviceChoice, Query, Slo, Target
 from planner.search import SearchResult, combined, exhaustive, tpe
 from planner.sweep import Space
+
+BoolArray = NDArray[np.bool_]
 
 LEAST_QPS = 1e-3
 """Where the search for the largest demand starts."""
@@ -53,6 +56,7 @@ class Evaluated:
             apart (False).
         method: `exhaustive` or `tpe`.
         fresh: searched for this query, not narrowed from another's.
+        restricted: some of what the query allows was left out (`where`).
         seconds: that the search took.
     """
 
@@ -63,6 +67,7 @@ class Evaluated:
     method: str
     fresh: bool
     seconds: float
+    restricted: bool = False
 
     @property
     def problem(self) -> Problem:
@@ -149,6 +154,25 @@ class Evaluated:
         }
         seconds = time.perf_counter() - started
         return replace(self, query=query, spaces=spaces, runs=runs, fresh=False, seconds=seconds)
+
+    def where(self, keep: Callable[[Candidates], BoolArray]) -> Evaluated:
+        """Only the candidates that a rule keeps: what an engine, or a habit, allows.
+
+        Args:
+            keep: from a block of candidates to a mask, (N,).
+        """
+        runs = {
+            tier: {
+                colocated: replace(
+                    result,
+                    candidates=[c.take(keep(c)) for c in result.candidates],
+                    statement=f"{result.statement}, of those that were kept",
+                )
+                for colocated, result in found.items()
+            }
+            for tier, found in self.runs.items()
+        }
+        return replace(self, runs=runs, fresh=False, restricted=True)
 
 
 def evaluate(

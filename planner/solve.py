@@ -210,6 +210,8 @@ def _nothing(evaluated: Evaluated) -> InfeasibleError:
             f"none of the {looked:,} sampled configurations makes a fleet that serves the "
             "query; that says nothing of the others: try more --trials, or --search exhaustive"
         )
+    if evaluated.restricted:
+        return InfeasibleError("none of the configurations that were kept serves the query")
     tier, space = next(iter(evaluated.spaces.items()))
     if not evaluated.fresh:
         # The counts by which it is explained are another query's.
