@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -18,23 +17,19 @@ from rich.text import Text
 
 from perfmodel.breakdown import Breakdown
 from perfmodel.database import PerfStore
-from perfmodel.errors import ConfigError, InputError
 from perfmodel.expert_load import MANY, nearest_table, rank_load
 from perfmodel.kv_transfer import link_rate
 from perfmodel.layout import parse_layout
 from perfmodel.memory import TERMS
-from perfmodel.precision import Precision
 from perfmodel.prefix_cache import host_rate
 from perfmodel.units import format_bytes, format_count, format_time
-from planner.assess import assess, breakdowns, role_of
-from planner.encoder import apart, beside, encoder_pool
-from planner.pairing import Pool, make_choice
+from planner.assess import assess, breakdowns
 from planner.plan import FleetPlan
-from planner.problem import alternatives, image_load, resolve
-from planner.query import Query
+from planner.problem import image_load
+from planner.reopen import reopen
 from planner.report import encoder_line, ttft_lines
 from planner.sweep import Space
-from planner.transfer import moved_tokens, transfer_s
+from planner.transfer import moved_tokens
 
 TOLERANCE = 1e-6
 
@@ -52,36 +47,9 @@ def explain_plan(
     Raises:
         InputError: the plan lacks a field, or what it decides is not feasible any more.
     """
-    try:
-        query = Query.model_validate(data["query"])
-        fleets = [data["best"], *data["alternatives"]]
-        if which >= len(fleets):
-            raise InputError(f"--fleet {which}: the plan has fleets 0 to {len(fleets) - 1}")
-        fleet = fleets[which]
-        problem = resolve(query, search_path)
-        tier = (fleet.get("prefix") or {}).get("tier", "device")
-        under = {p.traffic.prefix_tier: p for p in alternatives(problem)}
-        space = Space(under[tier], store)
-        qps = float(fleet["qps"])
-        encoder = None
-        if images := fleet.get("encoder"):
-            receiver = fleet["pools"][0]["device"]
-            count = int(images["replicas"])
-            encoder = encoder_pool(space, images["device"], receiver, count, qps)
-            if encoder is None:
-                raise InputError(f"{source}: {images['device']} can't encode the query's images")
-            space = beside(apart(space), encoder)
-        pools = [_pool(space, pool) for pool in fleet["pools"]]
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: not a complete plan: {error}") from None
-    moving = 0.0
-    if len(pools) == 2:
-        moving = float(transfer_s(space.problem, pools[0].one, pools[1].one)[0, 0])
-    choice = make_choice(pools, moving, encoder)
-    if choice is None:
-        raise InputError(f"{source}: the fleet exceeds the query's inventory")
+    opened = reopen(data, source, which, search_path, store)
+    fleet, space, choice = opened.fleet, opened.space, opened.choice
+    pools, qps = choice.pools, opened.qps
     again = assess(space, choice, qps)
     for pool, plan in zip(pools, again.pools, strict=True):
         console.print(Text(f"\n{plan.role}: {plan.layout} on {plan.device}", style="bold"))
@@ -97,28 +65,6 @@ def explain_plan(
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print(Text("\nAgainst the plan", style="bold"))
     console.print(Padding(_comparison(fleet, again), (0, 0, 0, 2)))
-
-
-def _pool(space: Space, data: dict[str, Any]) -> Pool:
-    """A pool of a plan file, evaluated again."""
-    problem = space.problem
-    offer = next((o for o in problem.offers if o.device.name == data["device"]), None)
-    if offer is None:
-        raise InputError(f"device {data['device']} is not among the query's")
-    layouts = parse_layout(data["layout"])
-    precision = Precision(**data["precision"])
-    found = space.evaluate(role_of(data["role"]), offer, precision, layouts)
-    chunk = data["chunk_tokens"] or 0
-    drafts = data.get("draft_tokens") or 0
-    match = np.flatnonzero(
-        (found.batch == data["batch"]) & (found.chunk == chunk) & (found.drafts == drafts)
-    )
-    if len(match) == 0:
-        raise InputError(
-            f"{data['role']} {data['layout']} at batch {data['batch']} does not fit or does not "
-            "meet the SLO with the operator tables at hand"
-        )
-    return Pool(found, int(match[0]), int(data["replicas"]))
 
 
 def _operators(part: Breakdown) -> Table:
