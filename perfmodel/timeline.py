@@ -77,9 +77,23 @@ def layer_timelines(step: StepModel, layout: Layouts, work: StepWork) -> tuple[L
 
 
 def _of(calls: Sequence[Call], group: int) -> list[Call]:
+    """A group's calls in the order in which a layer runs them; they come module by module."""
     layer = [call for call in calls if call.part == LAYER and call.group == group]
-    # Calls come module by module; the exchange of tokens stands around the experts.
-    return sorted(layer, key=lambda call: SECTIONS.index(section(call)))
+    dispatches = any(call.name == "dispatch" for call in layer)
+    return sorted(layer, key=lambda call: _place(call, dispatches))
+
+
+def _place(call: Call, dispatches: bool) -> int:
+    if call.module == "attention":
+        return 0
+    if call.name in ("attention_all_reduce", "attention_reduce_scatter"):
+        return 1
+    if call.name in ("ffn_norm", "router", "latent_down_proj"):
+        return 2
+    if call.name == "attention_all_gather":
+        # Where experts are reached by dispatch, tokens are gathered for the next layer.
+        return 8 if dispatches else 3
+    return {"dispatch": 4, "combine": 6}.get(call.name, 7 if call.module == "communication" else 5)
 
 
 def _serial(group: int, count: int, calls: Sequence[Call], gap_s: float) -> LayerTimeline:

@@ -13,6 +13,7 @@ from planner.cli_catalog import batch, fleet
 from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
+from planner.cli_progress import progress_bar
 
 if TYPE_CHECKING:
     from planner.plan import Plan
@@ -45,6 +46,13 @@ def solve(
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
     yaml: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page of HTML about the plan to this file: its figures, and the price of "
+            "other latencies (searched to four times the targets)."
+        ),
+    ] = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
     quiet: Annotated[
@@ -64,18 +72,21 @@ def solve(
         _fail(
             "--storage keeps the trials of --search tpe; the exhaustive search has none", BAD_INPUT
         )
-    for path in (json, yaml):
+    for path in (json, yaml, report):
         if path is not None and not path.absolute().parent.is_dir():
             _fail(f"{path}: the folder does not exist", BAD_INPUT)
     try:
+        asked = load_query(query)
         options = {"search": search, "seed": seed, "trials": trials, "storage": storage}
-        plan = _solve(load_query(query), options, search_path or [], perfdb_path or [])
+        plan = _solve(asked, options, search_path or [], perfdb_path or [])
         from planner.plan import write_plan
 
         if json is not None:
             write_plan(plan, json)
         if yaml is not None:
             write_plan(plan, yaml)
+        if report is not None:
+            _report(plan.to_dict(), asked, report, search_path or [], perfdb_path or [])
     except InputError as error:
         _fail(_located(error, query), _status(error))
     from planner.report import headline, print_plan
@@ -90,36 +101,10 @@ def solve(
 def _solve(
     query: Query, options: dict[str, Any], search_path: list[Path], perfdb_path: list[Path]
 ) -> Plan:
-    """Solve with a progress bar on standard error once it takes longer than two seconds."""
-    import time
-
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
     from perfmodel.database import PerfStore
     from planner.solve import solve as find
 
-    started = time.perf_counter()
-    errors = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-    task = bar.add_task("", total=1.0)
-    shown = False
-
-    def progress(what: str, share: float) -> None:
-        nonlocal shown
-        if not shown and time.perf_counter() - started > 2.0:
-            shown = True
-            bar.start()
-        bar.update(task, description=what, completed=share)
-
-    try:
+    with progress_bar() as progress:
         return find(
             query,
             **options,
@@ -127,9 +112,48 @@ def _solve(
             store=PerfStore(perfdb_path),
             progress=progress,
         )
-    finally:
-        if shown:
-            bar.stop()
+
+
+def _report(
+    plan: dict[str, Any], query: Query, path: Path, search_path: list[Path], perfdb: list[Path]
+) -> None:
+    """Write the page of a plan; the fronts are searched for it."""
+    from perfmodel.database import PerfStore
+    from planner.web.report import fronts_of, write_report
+
+    store = PerfStore(perfdb)
+    with progress_bar() as progress:
+        fronts = fronts_of(query, search_path, store, progress)
+    write_report(plan, fronts, path, search_path, store)
+
+
+@app.command()
+def report(
+    plan: Annotated[Path, typer.Argument(help="Plan file that `solve --json` or --yaml wrote.")],
+    out: Annotated[Path, typer.Option(help="HTML file to write.")],
+    search_path: SearchPath = None,
+    perfdb_path: PerfdbPath = None,
+) -> None:
+    """Write a page of HTML about a plan, as `solve --report` does.
+
+    Example: planner report plan.json --out plan.html
+    """
+    from pydantic import ValidationError
+
+    from perfmodel.errors import InputError
+    from planner.plan import read_plan
+    from planner.query import Query
+
+    if not out.absolute().parent.is_dir():
+        _fail(f"{out}: the folder does not exist", BAD_INPUT)
+    try:
+        data = read_plan(plan)
+        query = Query.model_validate(data.get("query"))
+        _report(data, query, out, search_path or [], perfdb_path or [])
+    except ValidationError as error:
+        _fail(f"{plan}: not a complete plan: {error.errors()[0]['msg']}", BAD_INPUT)
+    except InputError as error:
+        _fail(str(error), _status(error))
 
 
 @app.command()

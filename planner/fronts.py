@@ -109,6 +109,18 @@ def front(
     return pl.DataFrame(rows, schema=dict(_SCHEMA))
 
 
+def unbeaten(rows: pl.DataFrame, against: Against = "ttit") -> pl.DataFrame:
+    """Of each kind of fleet, the rows of `front` that no other devices' beat."""
+    latency, price = f"{against}_s", "usd_per_hour_per_qps"
+    kept = [
+        one[nondominated(one.select(latency, price).to_numpy()).tolist()]
+        for _, one in rows.sort("kind", latency).group_by("kind", maintain_order=True)
+    ]
+    import polars as pl
+
+    return pl.concat([one.sort(latency) for one in kept]) if kept else rows
+
+
 _TEXT = ("kind", "devices", "prefill", "decode")
 _COUNTS = ("prefill_batch", "decode_batch", "chunk", "drafts")
 _COLUMNS = (

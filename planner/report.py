@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.units import format_bytes, format_count, format_time
+from planner.cautions import cautions
 from planner.plan import EncoderPlan, FleetPlan, Plan, PoolPlan, PrefixPlan
 
 
@@ -57,22 +58,8 @@ def headline(plan: Plan) -> Group:
         + "; ".join(f"{pool.role} {_shares(pool.time_by_kind)}" for pool in best.pools),
         style="dim" if best.measured_share >= 0.5 else "bold yellow",
     )
-    return Group(Text(question), answer, known, *_cautions(plan))
-
-
-def _cautions(plan: Plan) -> list[Text]:
-    """What is known against the devices of the answer, and the answer without them."""
-    names = {host.device for host in plan.best.hosts}
-    notes = [note for note in plan.notes if any(note.startswith(f"{name}: ") for name in names)]
-    if not notes:
-        return []
-    doubted = {name for name in names if any(note.startswith(f"{name}: ") for note in notes)}
-    others = (f for f in plan.alternatives if not doubted & {host.device for host in f.hosts})
-    lines = [f"caution: {note}" for note in notes]
-    if (best := next(others, None)) is not None:
-        hosts = " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in best.hosts)
-        lines.append(f"without {', '.join(sorted(doubted))}: ${best.usd_per_hour:,.2f}, {hosts}")
-    return [Text(line, style="yellow") for line in lines]
+    doubts = [Text(line, style="yellow") for line in cautions(plan.to_dict())]
+    return Group(Text(question), answer, known, *doubts)
 
 
 def _images(workload: Mapping[str, Any]) -> str:

@@ -73,3 +73,12 @@ def test_a_pipeline_shows_its_largest_stage(step_model: StepOf) -> None:
     step = step_model("meta-llama/Llama-3.1-70B", "h100_sxm", fmt="fp8")
     layers = layer_timelines(step, parse_layout("attn:TP2 ffn:TP2 PP4"), PREFILL)
     assert sum(layer.count for layer in layers) == 20
+
+
+def test_operators_run_in_a_layers_order(step_model: StepOf) -> None:
+    step = step_model("meta-llama/Llama-3.1-70B", "h100_sxm", fmt="fp8")
+    (layer,) = layer_timelines(step, parse_layout("attn:TP8 ffn:TP8 PP1"), PREFILL)
+    names = [span.name for span in layer.spans]
+    order = ("qkv_proj", "output_proj", "attention_all_reduce", "ffn_norm", "ffn_all_reduce")
+    assert [names.index(name) for name in order] == sorted(names.index(name) for name in order)
+    assert names[-1] == "ffn_all_reduce"

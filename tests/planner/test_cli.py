@@ -578,6 +578,24 @@ def test_images_are_explained(tmp_path: Path) -> None:
     assert "DIFFERS" not in shown
 
 
+def test_a_plan_has_a_page(tmp_path: Path) -> None:
+    plan, first, second = (tmp_path / name for name in ("plan.json", "first.html", "second.html"))
+    assert planner("solve", asked(tmp_path), "--json", plan, "--report", first, "-q").exit_code == 0
+    assert planner("report", plan, "--out", second).exit_code == 0
+    assert first.read_text() == second.read_text()
+    assert "per hour</h1>" in first.read_text()
+
+
+def test_a_page_of_no_plan(tmp_path: Path) -> None:
+    query = asked(tmp_path)
+    refused(BAD_INPUT, "solve", query, "--report", tmp_path / "missing" / "plan.html")
+    refused(BAD_INPUT, "report", query, "--out", tmp_path / "plan.html")
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"schema": "planner.plan/1", "query": {"model": "x"}}))
+    assert "not a complete plan" in refused(BAD_INPUT, "report", plan, "--out", tmp_path / "p.html")
+    assert not list(tmp_path.glob("*.html"))
+
+
 def test_an_encoder_pool_is_explained(tmp_path: Path) -> None:
     out = tmp_path / "plan.json"
     images = {"per_request": 2, "tokens": 1000}

@@ -1,0 +1,365 @@
+"""A plan as one page of HTML: the decision, what supports it, and what else there was.
+
+The page holds its figures and their library: it opens without a network, and asks for none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from perfmodel.database import PerfStore
+from perfmodel.timeline import LayerTimeline, layer_timelines
+from perfmodel.units import format_bytes, format_count, format_time
+from planner.assess import steps
+from planner.cautions import cautions
+from planner.evaluated import Progress, evaluate
+from planner.fronts import front, unbeaten
+from planner.plan import as_text, atomic_write
+from planner.query import Query, Target
+from planner.reopen import reopen
+from planner.web import charts
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LOOSER = 4.0
+"""By how much the fronts reach beyond the query's targets."""
+
+MOST_POINTS = 400
+"""Of a front, on the page."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page.
+
+    Attributes:
+        spec: Vega-Lite.
+        caption: what it shows, in a sentence.
+        columns, rows: the same as a table, for those who cannot see or point at it.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def fronts_of(
+    query: Query,
+    search_path: Sequence[Path] = (),
+    store: PerfStore | None = None,
+    progress: Progress | None = None,
+) -> dict[str, pl.DataFrame]:
+    """Fronts against TTIT and TTFT to beyond the query's targets, the other targets met.
+
+    Raises:
+        InputError: the query names something unknown.
+    """
+    wide = evaluate(looser(query), search_path=search_path, store=store, progress=progress)
+    slo = {"ttit": wide.query.slo.ttit, "ttft": wide.query.slo.ttft}
+    found = {}
+    for against, target in slo.items():
+        asked = query.slo.model_copy(update={against: target})
+        narrow = wide.under(query.model_copy(update={"slo": asked}))
+        found[against] = front(narrow, against)  # type: ignore[arg-type]
+    return found
+
+
+def looser(query: Query, factor: float = LOOSER) -> Query:
+    """The query with its targets on TTFT and TTIT as many times longer."""
+
+    def times(target: Target | None) -> Target | None:
+        return target and target.model_copy(update={"seconds": target.seconds * factor})
+
+    slo = query.slo.model_copy(
+        update={"ttft": times(query.slo.ttft), "ttit": times(query.slo.ttit)}
+    )
+    return query.model_copy(update={"slo": slo})
+
+
+def write_report(
+    plan: dict[str, Any],
+    fronts: Mapping[str, pl.DataFrame],
+    path: Path,
+    search_path: Sequence[Path] = (),
+    store: PerfStore | None = None,
+) -> None:
+    """Write a plan's page, whole or not at all.
+
+    Args:
+        plan: as `Plan.to_dict` or `read_plan` give it.
+        fronts: of `fronts_of`; none: the page has no such figures.
+
+    Raises:
+        InputError: the plan is not complete, or not feasible any more.
+        ConfigError: the file cannot be written.
+    """
+    atomic_write(path, page(plan, fronts, str(path), search_path, store))
+
+
+def page(
+    plan: dict[str, Any],
+    fronts: Mapping[str, pl.DataFrame],
+    source: str,
+    search_path: Sequence[Path] = (),
+    store: PerfStore | None = None,
+) -> str:
+    """The page's text; arguments as `write_report` has them."""
+    plan = json.loads(json.dumps(plan))
+    layers = _timelines(plan, source, search_path, store)
+    figures = {
+        "fronts": [_front(plan, rows, against) for against, rows in fronts.items()],
+        "prices": [_prices(plan)],
+        "timelines": [_timeline(title, layer) for title, layer in layers],
+        "memory": [_memory(plan)],
+        "knowledge": [_knowledge(plan)],
+        "funnel": [_funnel(plan)],
+    }
+    query = yaml.safe_dump(
+        plan["query"], sort_keys=False, allow_unicode=True, default_flow_style=None, width=90
+    )
+    files = {"query.yaml": query, "plan.json": as_text(plan, Path("plan.json"))}
+    text: str = _template().render(
+        plan=plan,
+        best=plan["best"],
+        decision=decision(plan),
+        cautions=cautions(plan),
+        figures=figures,
+        specs=_script({f.name: f.spec for group in figures.values() for f in group}),
+        library=_library(),
+        query=query,
+        files=_script(files),
+        lost=[why_lost(plan["best"], other) for other in plan["alternatives"]],
+        targets=_targets(plan),
+        time=lambda seconds: format_time(seconds).replace(" ", "\u00a0"),
+        hosts=charts.hosts_text,
+    )
+    return text
+
+
+def decision(plan: Mapping[str, Any]) -> str:
+    """The answer in a sentence."""
+    best, workload = plan["best"], plan["query"]["workload"]
+    hosts = " and ".join(
+        f"{format_count(h['hosts'], 'host')} of {h['devices_per_host']} {h['device']}"
+        for h in best["hosts"]
+    )
+
+    def mean(name: str) -> float:
+        lengths: dict[str, list[float]] = workload[name]
+        return sum(t * w for t, w in zip(lengths["tokens"], lengths["weights"], strict=True))
+
+    return (
+        f"{hosts}, {best['kind']}, serve {best['qps']:,.4g} requests/s of "
+        f"{mean('input_tokens'):,.0f} input and {mean('output_tokens'):,.0f} output tokens with "
+        f"{plan['model']['name']}."
+    )
+
+
+def why_lost(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What another fleet has against it."""
+    dearer = other["usd_per_hour"] / best["usd_per_hour"] - 1.0
+    if other["qps"] < best["qps"] * (1 - 1e-9):
+        return f"serves {1 - other['qps'] / best['qps']:.1%} fewer requests/s"
+    if dearer > 5e-4:
+        return f"{dearer:.1%} dearer"
+    if other["capacity_qps"] < best["capacity_qps"]:
+        spare = best["capacity_qps"] / other["capacity_qps"] - 1.0
+        return f"same price; the plan has {spare:.0%} more capacity"
+    return "same price; fewer of its devices are in use"
+
+
+def _targets(plan: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Each target beside what the plan reaches, in the target's statistic."""
+    best, slo = plan["best"], plan["query"].get("slo", {})
+    reached = {
+        "ttft": best["ttft"]["slo_s"] or best["ttft"]["mean_s"],
+        "ttit": best["ttit_slo_s"] or best["ttit_mean_s"],
+        "e2e": best["e2e_mean_s"],
+    }
+    return [
+        {
+            "name": name.upper(),
+            "statistic": statistic,
+            "target": format_time(slo[name]["seconds"]),
+            "reached": format_time(reached[name]),
+            "share": f"{reached[name] / slo[name]['seconds']:.0%}",
+        }
+        for name, statistic in plan["statistics"].items()
+    ]
+
+
+def _timelines(
+    plan: dict[str, Any], source: str, search_path: Sequence[Path], store: PerfStore | None
+) -> list[tuple[str, LayerTimeline]]:
+    """A layer of each kind of step that the best fleet's pools run, where it has most layers."""
+    opened = reopen(plan, source, 0, search_path, store)
+    found = []
+    for pool in opened.choice.pools:
+        one = pool.one
+        step = opened.space.step_model(one.offer, one.precision)
+        # One prefill step is enough: that of the middle length.
+        kinds = steps(opened.space, one)
+        if one.role == "prefill":
+            kinds = [kinds[len(kinds) // 2]]
+        for name, weight, work in kinds:
+            if weight > 0:
+                layers = layer_timelines(step, one.layouts[one.layout], work)
+                most = max(layers, key=lambda layer: layer.count * layer.period_s)
+                found.append((f"{name} on {one.offer.device.name}", most))
+    return found
+
+
+def _front(plan: Mapping[str, Any], rows: pl.DataFrame, against: str) -> Figure:
+    shown = unbeaten(rows, against)  # type: ignore[arg-type]
+    if len(shown) > MOST_POINTS:
+        shown = shown.gather_every(len(shown) // MOST_POINTS + 1)
+    best, target = plan["best"], None
+    if against in plan["statistics"]:
+        target = (plan["query"]["slo"][against]["seconds"], plan["statistics"][against])
+    latency = best["ttit_mean_s"] if against == "ttit" else best["ttft"]["mean_s"]
+    chosen = {"latency_s": latency, "qps_per_usd_hour": best["qps_per_usd_hour"]}
+    chart = charts.front_chart(shown, against, target, chosen)
+    table = tuple(
+        (
+            row["kind"],
+            row["devices"],
+            format_time(row[f"{against}_s"]),
+            f"{row['qps_per_usd_hour']:.3g}",
+            row["prefill"],
+            row["decode"],
+        )
+        for row in shown.iter_rows(named=True)
+    )
+    return Figure(
+        name=f"front-{against}",
+        spec=charts.on_page(chart).to_dict(),
+        caption=(
+            f"What a dollar serves at every {against.upper()} in a large fleet without waiting, "
+            "the other targets met. The cross is this plan: whole hosts, and room for waiting, "
+            "put it below its front."
+        ),
+        columns=("fleet", "devices", against.upper(), "req/s per USD/h", "prompts", "decode"),
+        rows=table,
+    )
+
+
+def _prices(plan: Mapping[str, Any]) -> Figure:
+    fleets = [plan["best"], *plan["alternatives"]]
+    return Figure(
+        name="prices",
+        spec=charts.on_page(charts.price_chart(fleets)).to_dict(),
+        caption="USD per hour of this plan (0) and of the other fleets, by device type.",
+        columns=("fleet", "USD per hour"),
+        rows=tuple(
+            (f"{i}. {f['kind']}: {charts.hosts_text(f)}", f"{f['usd_per_hour']:,.2f}")
+            for i, f in enumerate(fleets)
+        ),
+    )
+
+
+def _timeline(title: str, layer: LayerTimeline) -> Figure:
+    name = "timeline-" + "".join(c if c.isalnum() else "-" for c in title)
+    return Figure(
+        name=name,
+        spec=charts.on_page(charts.timeline_chart(layer)).to_dict(),
+        caption=(
+            f"{title}: one of {layer.count} alike layers, {format_time(layer.period_s)} each, "
+            "on the streams of a device."
+        ),
+        columns=("operator", "stream", "start", "time", "bound by", "known by"),
+        rows=tuple(
+            (
+                f"{span.name} {span.lane}".strip(),
+                span.stream,
+                format_time(span.start_s),
+                format_time(span.seconds),
+                span.bound,
+                span.kind,
+            )
+            for span in layer.spans
+        ),
+    )
+
+
+def _memory(plan: Mapping[str, Any]) -> Figure:
+    pools = plan["best"]["pools"]
+    return Figure(
+        name="memory",
+        spec=charts.on_page(charts.memory_chart(pools)).to_dict(),
+        caption="Memory of each pool's fullest device by term; the mark is what it has.",
+        columns=("pool", "term", "size"),
+        rows=tuple(
+            (pool["role"], term.replace("_", " "), format_bytes(size))
+            for pool in pools
+            for term, size in pool["memory_bytes"].items()
+        ),
+    )
+
+
+def _knowledge(plan: Mapping[str, Any]) -> Figure:
+    rows = [
+        {"pool": f"{pool['role']} ({pool['device']})", "part": kind, "share": share}
+        for pool in plan["best"]["pools"]
+        for kind, share in pool["time_by_kind"].items()
+    ]
+    return Figure(
+        name="knowledge",
+        spec=charts.on_page(charts.share_chart(rows, charts.KNOWLEDGE)).to_dict(),
+        caption="How the time of each pool's steps is known: read from measured tables, "
+        "extrapolated beyond them, or by analytic models.",
+        columns=("pool", "known by", "share"),
+        rows=tuple((r["pool"], r["part"], f"{r['share']:.1%}") for r in rows),
+    )
+
+
+def _funnel(plan: Mapping[str, Any]) -> Figure:
+    funnels = plan["search"]["funnels"]
+    return Figure(
+        name="funnel",
+        spec=charts.on_page(charts.funnel_chart(funnels)).to_dict(),
+        caption="Configurations that each constraint left, all devices together.",
+        columns=("role", "device", "precision", "left"),
+        rows=tuple(
+            (
+                f["role"],
+                f["device"],
+                f["precision"],
+                "; ".join(f"{name} {count:,}" for name, count in f["stages"]),
+            )
+            for f in funnels
+        ),
+    )
+
+
+def _script(data: Any) -> str:
+    """JSON that may stand in a script element."""
+    return json.dumps(data).replace("<", "\\u003c")
+
+
+@lru_cache(maxsize=1)
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    bundle: Any = vl_convert.javascript_bundle
+    script: str = bundle()
+    return script.replace("</script", "<\\/script")
+
+
+def _template() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("planner.web"), autoescape=True, undefined=StrictUndefined
+    )
+    return environment.get_template("report.html.j2")
