@@ -12,12 +12,14 @@ from perfmodel.work import StepWork
 from planner import sizing
 from planner.candidates import Candidates, Role
 from planner.encoder import EncoderPool
+from planner.energy import energy_plan
 from planner.pairing import Choice, Pool
 from planner.plan import EncoderPlan, FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan
 from planner.prefix import prefix_plan
 from planner.problem import Offer, Problem
 from planner.rates import usd_per_hour_per_qps
 from planner.sweep import Space
+from planner.tco import HOURS_PER_YEAR
 from planner.transfer import link_utilization, moved
 
 
@@ -47,6 +49,7 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
                 usd_per_device_hour=offer.usd_per_device_hour,
                 price_source=offer.price_source,
                 used_devices=_used(choice, offer),
+                owned_usd_per_hour=offer.owned_usd_per_hour,
             )
             for offer, count in choice.hosts
         ),
@@ -66,6 +69,8 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         usd_per_million_output_tokens=output_usd / (requests_per_hour * tokens_out) * 1e6,
         usd_per_thousand_requests=price / requests_per_hour * 1e3,
         usd_per_hour_per_qps_at_scale=_at_scale(choice),
+        usd_per_year=price * HOURS_PER_YEAR,
+        energy=energy_plan(choice, pools, qps, problem.traffic),
         encoder=_encoder_plan(encoder, qps) if encoder else None,
     )
 

@@ -32,6 +32,7 @@ LEAST_QPS = 1e-3
 """Where the search for the largest demand starts."""
 
 FREE: dict[str, Any] = {
+    "costs": True,
     "devices": True,
     "runtime": True,
     "search": {"max_utilization"},

@@ -29,6 +29,7 @@ from planner.problem import image_load
 from planner.reopen import reopen
 from planner.report import encoder_line, ttft_lines
 from planner.sweep import Space
+from planner.tco_report import energy_derivation, price_lines
 from planner.transfer import moved_tokens
 
 TOLERANCE = 1e-6
@@ -141,12 +142,17 @@ def _arithmetic(space: Space, fleet: FleetPlan) -> list[str]:
     lines.append(_handling(space, fleet))
     target = space.problem.slo.ttft
     lines += ttft_lines(fleet, target.statistic if target else "mean")
+    used = {host.device for host in fleet.hosts}
+    for offer in space.problem.offers:
+        lines += price_lines(offer) if offer.device.name in used else []
     for host in fleet.hosts:
         lines.append(
             f"{format_count(host.hosts, 'host')} x {host.devices_per_host} {host.device} x "
             f"${host.usd_per_device_hour:g} = "
             f"${host.devices * host.usd_per_device_hour:,.2f} per hour"
         )
+    tokens = (traffic.inputs.mean, traffic.outputs.mean)
+    lines += energy_derivation(fleet.energy, space.problem.offers, fleet.qps, tokens)
     return lines
 
 
@@ -291,6 +297,10 @@ def _comparison(plan: dict[str, Any], again: FleetPlan) -> Table:
             again.usd_per_million_output_tokens,
         ),
     ]
+    if energy := plan.get("energy"):
+        rows.append(
+            ("energy.wh_per_request", energy["wh_per_request"], again.energy.wh_per_request)
+        )
     for name, stated, derived in rows:
         same = abs(stated - derived) <= TOLERANCE * max(abs(stated), abs(derived))
         mark = "same" if same else "DIFFERS"

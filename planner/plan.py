@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,13 +17,18 @@ from typing import Any
 import yaml
 
 from perfmodel.errors import ConfigError
+from planner.plan_energy import EnergyPlan
 
 SCHEMA = "planner.plan/1"
 
 
 @dataclass(frozen=True)
 class HostPlan:
-    """Hosts of one device type."""
+    """Hosts of one device type.
+
+    Attributes:
+        owned_usd_per_hour: the terms that a device's price adds up, if it is owned.
+    """
 
     device: str
     hosts: int
@@ -30,6 +36,7 @@ class HostPlan:
     usd_per_device_hour: float
     price_source: str
     used_devices: int
+    owned_usd_per_hour: Mapping[str, float] | None = None
 
     @property
     def devices(self) -> int:
@@ -227,6 +234,8 @@ class FleetPlan:
     usd_per_million_output_tokens: float
     usd_per_thousand_requests: float
     usd_per_hour_per_qps_at_scale: float
+    usd_per_year: float
+    energy: EnergyPlan
     encoder: EncoderPlan | None = None
 
     @property
@@ -276,7 +285,12 @@ class SearchPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole answer."""
+    """The whole answer.
+
+    Attributes:
+        assumptions: of each candidate device, what its price and energy rest on: name, as in
+            a query's `costs` -> value, unit and source.
+    """
 
     query: dict[str, Any]
     model: dict[str, Any]
@@ -285,6 +299,7 @@ class Plan:
     alternatives: tuple[FleetPlan, ...]
     search: SearchPlan
     notes: tuple[str, ...] = ()
+    assumptions: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     schema: str = field(default=SCHEMA)
 
     def to_dict(self) -> dict[str, Any]:

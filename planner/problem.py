@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
@@ -22,8 +22,11 @@ from perfmodel.hardware import Device, load_device
 from perfmodel.precision import FORMATS, Precision
 from perfmodel.recipe_solver import from_recipe
 from perfmodel.traffic import Traffic, VisionLoad
+from planner.costs import Costs, costs_of
 from planner.query import DeviceChoice, Query, Slo
 from planner.query_choices import SyntheticModel
+from planner.query_costs import CostChoice
+from planner.tco import usd_per_device_hour
 
 FloatArray = NDArray[np.float64]
 
@@ -38,6 +41,8 @@ class Offer:
         host_devices: the unit of purchase; a fleet has whole hosts.
         inventory: devices at hand, None if unlimited.
         price_source: where the price comes from.
+        costs: assumptions on its power and carbon and, if it is owned, its price.
+        owned_usd_per_hour: the terms that the price of an owned device adds up.
         taken: devices of its hosts that another pool of the fleet takes.
     """
 
@@ -46,6 +51,8 @@ class Offer:
     host_devices: int
     inventory: int | None
     price_source: str
+    costs: Costs
+    owned_usd_per_hour: Mapping[str, float] | None = None
     taken: int = 0
 
     @property
@@ -150,7 +157,9 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
             field="workload",
         )
     model = _with_drafter(query, model, search_path, longest)
-    offers = tuple(_offer(choice, i, search_path) for i, choice in enumerate(query.devices))
+    offers = tuple(
+        _offer(choice, i, query.costs, search_path) for i, choice in enumerate(query.devices)
+    )
     names = [offer.device.name for offer in offers]
     for position, name in enumerate(names):
         if name in names[:position]:
@@ -350,7 +359,9 @@ def _engine(query: Query) -> EngineProfile:
     return replace(profile, correction=known[query.engine])
 
 
-def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> Offer:
+def _offer(
+    choice: DeviceChoice, position: int, shared: CostChoice, search_path: Sequence[Path]
+) -> Offer:
     field = f"devices.{position}"
     try:
         device = load_device(choice.name, search_path)
@@ -362,13 +373,20 @@ def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> 
         # A smaller host is a smaller fast domain.
         inner = device.fast_link.within(host)
         device = replace(device, links=(inner, *device.links[1:]))
-    if choice.usd_per_device_hour is not None:
+    costs, terms = _costs(choice, device, shared, field), None
+    if choice.cost is not None:
+        terms = usd_per_device_hour(costs, device.tdp_w)
+        price, source = sum(terms.values()), f"owned, capex ${costs.capex_usd:,.0f}"
+        if not price > 0:
+            raise ConfigError("its costs add up to nothing: give one", field=f"{field}.cost")
+    elif choice.usd_per_device_hour is not None:
         price, source = choice.usd_per_device_hour, "query"
     else:
         listed = price_list().get(device.name)
         if listed is None:
             raise ConfigError(
-                f"no price known for {device.name}: give usd_per_device_hour", field=field
+                f"no price known for {device.name}: give usd_per_device_hour, or cost (owned)",
+                field=field,
             )
         price, source = listed
     if choice.inventory is not None and choice.inventory < host:
@@ -377,7 +395,18 @@ def _offer(choice: DeviceChoice, position: int, search_path: Sequence[Path]) -> 
             f"{host - choice.inventory} devices are missing (or set host_devices)",
             field=field,
         )
-    return Offer(device, price, host, choice.inventory, source)
+    return Offer(device, price, host, choice.inventory, source, costs, terms)
+
+
+def _costs(choice: DeviceChoice, device: Device, shared: CostChoice, field: str) -> Costs:
+    try:
+        return costs_of(device.name, shared, choice.cost)
+    except ConfigError as error:
+        stated = choice.cost is not None and (
+            error.field == "capex" or getattr(choice.cost, error.field) is not None
+        )
+        at = f"{field}.cost.{error.field}" if stated else f"costs.{error.field}"
+        raise ConfigError(error.problem, field=at) from None
 
 
 @lru_cache(maxsize=1)

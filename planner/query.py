@@ -30,6 +30,7 @@ from planner.query_choices import (
     Strict,
     SyntheticModel,
 )
+from planner.query_costs import CostChoice, OwnedChoice
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
 
@@ -191,6 +192,11 @@ class DeviceChoice(Strict):
         allow_inf_nan=False,
         description="Price; the shipped price list's default if not given.",
     )
+    cost: OwnedChoice | None = Field(
+        default=None,
+        description="The device is owned: its price is built from these costs; `{}` for the "
+        "shipped figures.",
+    )
     inventory: int | None = Field(
         default=None, ge=1, description="Devices at hand at most; unlimited if not given."
     )
@@ -206,6 +212,12 @@ class DeviceChoice(Strict):
         if isinstance(value, bool):
             raise ValueError(f"expected a number, got {value!r}")
         return value
+
+    @model_validator(mode="after")
+    def _one_price(self) -> DeviceChoice:
+        if self.cost is not None and self.usd_per_device_hour is not None:
+            raise ValueError("expected usd_per_device_hour (rented) or cost (owned), got both")
+        return self
 
 
 def _read_device(value: Any) -> Any:
@@ -410,6 +422,11 @@ class Query(Strict):
     slo: Slo = Field(default=Slo(), description="Latency objectives; none for offline work.")
     devices: tuple[Annotated[DeviceChoice, BeforeValidator(_read_device)], ...] = Field(
         min_length=1, description="Candidate devices: names, or mappings with price and limits."
+    )
+    costs: CostChoice = Field(
+        default=CostChoice(),
+        description="What owning and powering devices costs: of owned ones the price, of all "
+        "energy and carbon.",
     )
     runtime: tuple[Runtime, ...] = Field(
         default=("continuous", "disaggregated"),

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from perfmodel.units import format_bytes, format_count, format_time
 from planner.cautions import cautions
-from planner.plan import EncoderPlan, FleetPlan, Plan, PoolPlan, PrefixPlan
+from planner.plan import EncoderPlan, FleetPlan, HostPlan, Plan, PoolPlan, PrefixPlan
+from planner.tco_report import energy_lines, terms_line
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -23,6 +24,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         ("Pools", _pools(best)),
         ("Latency", _latency(plan)),
         ("Money", _money(best)),
+        ("Energy", Text("\n".join(energy_lines(best, plan.assumptions)))),
         ("Memory of the fullest device", _memory(best.pools)),
         ("What the time is spent on, and how it is known", _time(best.pools)),
         ("Other fleets", _alternatives(plan)),
@@ -212,12 +214,9 @@ def _prefix(prefix: PrefixPlan) -> str:
 
 
 def _money(best: FleetPlan) -> RenderableType:
-    lines = [
-        f"${host.usd_per_device_hour:,.2f} per {host.device}-hour ({host.price_source}), "
-        f"{host.used_devices} of {host.devices} devices used"
-        for host in best.hosts
-    ]
+    lines = [line for host in best.hosts for line in _price(host)]
     lines += [
+        f"${best.usd_per_year:,.0f} per year",
         f"${best.usd_per_million_input_tokens:.3g} per million input tokens, "
         f"${best.usd_per_million_output_tokens:.3g} per million output tokens, "
         f"${best.usd_per_thousand_requests:.3g} per thousand requests",
@@ -226,6 +225,14 @@ def _money(best: FleetPlan) -> RenderableType:
         f"{best.qps / best.capacity_qps:.0%} of the capacity of {best.capacity_qps:.4g} QPS",
     ]
     return Text("\n".join(lines))
+
+
+def _price(host: HostPlan) -> list[str]:
+    price = (
+        f"${host.usd_per_device_hour:,.2f} per {host.device}-hour ({host.price_source}), "
+        f"{host.used_devices} of {host.devices} devices used"
+    )
+    return [price] if host.owned_usd_per_hour is None else [price, f"= {terms_line(host)}"]
 
 
 def _memory(pools: Iterable[PoolPlan]) -> RenderableType:

@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from planner.costs import defaults
 from planner.query import Query
+from planner.query_costs import AMOUNTS
 
 _SPELLED = ("Target", "Lengths")
 """Read from spellings of their own, which their fields' descriptions tell."""
@@ -34,6 +36,8 @@ def _fields(
         path = f"{prefix}{name}"
         nested = _nested(field, definitions)
         default = "required" if name in required else _default(field, nested)
+        if node.get("title") == "CostChoice":
+            default = AMOUNTS[name].format(defaults()[0][name][0])
         meaning = field.get("description") or (nested or {}).get("description", "")
         yield path, default, meaning
         if nested is not None and nested.get("title") not in _SPELLED:

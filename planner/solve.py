@@ -128,6 +128,7 @@ def answer(
             evaluated.seconds + time.perf_counter() - started,
         ),
         notes=_notes(problem, plans),
+        assumptions={o.device.name: o.costs.assumptions() for o in problem.offers},
     )
 
 
