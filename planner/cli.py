@@ -14,6 +14,7 @@ from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
 from planner.cli_progress import progress_bar
+from planner.cli_tco import tco
 
 if TYPE_CHECKING:
     from planner.plan import Plan
@@ -183,6 +184,7 @@ def explain(
 
 app.command()(batch)
 app.command()(fleet)
+app.command()(tco)
 
 
 @app.command()
