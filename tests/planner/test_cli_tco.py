@@ -146,3 +146,15 @@ def test_costs_that_add_up_to_nothing(tmp_path: Path) -> None:
     nothing = {"capex": 0, "staff": 0, "hosting": 0, "electricity": 0}
     stated = refused("solve", asked(tmp_path, devices=[{"name": "h100_sxm", "cost": nothing}]))
     assert "devices.0.cost: its costs add up to nothing" in stated
+
+
+def test_the_example_that_owns(tmp_path: Path) -> None:
+    example = Path(__file__).parents[2] / "examples" / "owned" / "realtime_agent_qwen3_32b.yaml"
+    path = tmp_path / "plan.json"
+    result = planner("solve", example, "-q", "--json", path)
+    assert result.exit_code == 0, result.output
+    plan = json.loads(path.read_text())
+    assert plan["best"]["hosts"][0]["owned_usd_per_hour"]
+    rented = [f for f in plan["alternatives"] if f["hosts"][0]["device"] == "h200_sxm"]
+    assert rented
+    assert all(host["owned_usd_per_hour"] is None for host in rented[0]["hosts"])
