@@ -374,13 +374,13 @@ def _offer(
         inner = device.fast_link.within(host)
         device = replace(device, links=(inner, *device.links[1:]))
     costs, terms = _costs(choice, device, shared, field), None
-    if choice.cost is not None:
+    if choice.usd_per_device_hour is not None:  # what varies a price sets it beside the costs
+        price, source = choice.usd_per_device_hour, "query"
+    elif choice.cost is not None:
         terms = usd_per_device_hour(costs, device.tdp_w)
         price, source = sum(terms.values()), f"owned, capex ${costs.capex_usd:,.0f}"
         if not price > 0:
             raise ConfigError("its costs add up to nothing: give one", field=f"{field}.cost")
-    elif choice.usd_per_device_hour is not None:
-        price, source = choice.usd_per_device_hour, "query"
     else:
         listed = price_list().get(device.name)
         if listed is None:

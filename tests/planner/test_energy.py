@@ -136,6 +136,13 @@ def test_a_price_that_is_built_up(solved: Callable[..., Plan]) -> None:
     assert Query.model_validate(plan.query).devices[0].cost is not None
 
 
+def test_a_price_that_is_varied_stands_in_for_the_costs(make_query: Callable[..., Query]) -> None:
+    query = make_query(**OWNED)
+    owned = query.devices[0].model_copy(update={"usd_per_device_hour": 3.0})
+    offer = resolve(query.model_copy(update={"devices": (owned, *query.devices[1:])})).offers[0]
+    assert (offer.usd_per_device_hour, offer.owned_usd_per_hour) == (3.0, None)
+
+
 def test_a_change_of_any_assumption_is_another_question(make_query: Callable[..., Query]) -> None:
     changes: list[dict[str, Any]] = [
         OWNED,
