@@ -60,6 +60,28 @@ def test_it_says_what_the_plan_says(plan: dict[str, Any], text: str) -> None:
     assert text.index("Caution: mi300x") < text.index("<main>")
 
 
+def test_it_says_what_owned_devices_and_energy_cost(plan: dict[str, Any]) -> None:
+    changed = json.loads(json.dumps(plan))
+    changed["best"]["hosts"][0]["owned_usd_per_hour"] = {"depreciation": 1.25, "staff": 0.5}
+    text = page(changed, {}, "plan", store=STORE)
+    assert "is owned; an hour of it is depreciation $1.25, staff $0.5." in text
+    assert f"<dd>${plan['best']['usd_per_year']:,.0f}</dd>" in text
+    energy = plan["best"]["energy"]
+    assert f"<dd>{energy['site_power_w'] / 1e3:.3g} kW</dd>" in text
+    assert f"{energy['gco2e_per_million_output_tokens']:.3g} g CO2e" in text
+
+
+def test_a_page_of_a_plan_without_energy(plan: dict[str, Any]) -> None:
+    older = json.loads(json.dumps(plan))
+    older.pop("assumptions")
+    for fleet in (older["best"], *older["alternatives"]):
+        for name in ("energy", "usd_per_year"):
+            fleet.pop(name)
+        for host in fleet["hosts"]:
+            host.pop("owned_usd_per_hour")
+    assert "CO2e" not in page(older, {}, "plan", store=STORE).split("application/json")[0]
+
+
 def test_the_plan_and_its_query_can_be_had_from_it(plan: dict[str, Any], text: str) -> None:
     files = within(text, "files")
     assert json.loads(files["plan.json"]) == json.loads(json.dumps(plan))
