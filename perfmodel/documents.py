@@ -62,6 +62,15 @@ def read_yaml(path: Path) -> Document:
         raise ConfigError(f"{path}: is a folder; expected a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> Document:
+    """The text of one YAML file, which `path` names.
+
+    Raises:
+        ConfigError: it is not YAML (with line and column), or gives the same key twice.
+    """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[FieldPath, int] = {}

@@ -15,6 +15,7 @@ from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
 from planner.cli_progress import progress_bar
 from planner.cli_tco import tco
+from planner.cli_ui import ui
 
 if TYPE_CHECKING:
     from planner.plan import Plan
@@ -275,6 +276,7 @@ def devices(search_path: SearchPath = None, perfdb_path: PerfdbPath = None) -> N
 
 
 app.command()(calibrate)
+app.command()(ui)
 app.add_typer(perfdb, name="perfdb")
 
 

@@ -63,14 +63,17 @@ def on_page(chart: Any) -> Any:
 
 
 def front_chart(
-    rows: pl.DataFrame, against: str, target: tuple[float, str] | None, chosen: Mapping[str, float]
+    rows: pl.DataFrame,
+    against: str,
+    target: tuple[float, str] | None,
+    chosen: Mapping[str, float] | None,
 ) -> Any:
     """What a dollar serves at every latency, by kind of fleet, and where the plan stands.
 
     Args:
         rows: of `planner.fronts.unbeaten`.
         target: in seconds, and its statistic.
-        chosen: `latency_s` and `qps_per_usd_hour` of the plan.
+        chosen: where a plan stands, of `place`.
     """
     import altair as alt
 
@@ -122,20 +125,21 @@ def front_chart(
             line.mark_rule(strokeDash=[4, 3], color=CURRENT),
             line.mark_text(align="right", dx=-4, y=10, color=CURRENT).encode(text="text:N"),
         ]
-    plan = [{"latency": chosen["latency_s"] * 1e3, "qps": chosen["qps_per_usd_hour"]}]
-    star = alt.Chart(data(plan)).mark_point(
-        shape="cross", size=140, strokeWidth=2.5, color=CURRENT, filled=True, opacity=1
-    )
-    layers.append(
-        star.encode(
-            x="latency:Q",
-            y="qps:Q",
-            tooltip=[
-                alt.Tooltip("qps:Q", title="this plan, whole hosts and waiting", format=".3~g")
-            ],
+    if chosen is not None:
+        star = alt.Chart(data([chosen])).mark_point(
+            shape="cross", size=140, strokeWidth=2.5, color=CURRENT, filled=True, opacity=1
         )
-    )
+        title = "this plan, whole hosts and waiting"
+        tip = alt.Tooltip("qps:Q", title=title, format=".3~g")
+        layers.append(star.encode(x="latency:Q", y="qps:Q", tooltip=[tip]))
     return alt.layer(*layers).properties(width="container", height=300)
+
+
+def place(plan: Mapping[str, Any], against: str) -> dict[str, float]:
+    """Where a plan stands among fronts: its latency in ms, and its requests/s per USD/hour."""
+    best = plan["best"]
+    latency = best["ttit_mean_s"] if against == "ttit" else best["ttft"]["mean_s"]
+    return {"latency": latency * 1e3, "qps": best["qps_per_usd_hour"]}
 
 
 def _pool_text(row: Mapping[str, Any], role: str) -> str:

@@ -20,7 +20,7 @@ from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import steps
 from planner.cautions import cautions
 from planner.evaluated import Progress, evaluate
-from planner.fronts import front, unbeaten
+from planner.fronts import Against, front, unbeaten
 from planner.plan import as_text, atomic_write
 from planner.query import Query, Target
 from planner.reopen import reopen
@@ -58,19 +58,22 @@ def fronts_of(
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
     progress: Progress | None = None,
-) -> dict[str, pl.DataFrame]:
+) -> dict[Against, pl.DataFrame]:
     """Fronts against TTIT and TTFT to beyond the query's targets, the other targets met.
 
     Raises:
         InputError: the query names something unknown.
     """
     wide = evaluate(looser(query), search_path=search_path, store=store, progress=progress)
-    slo = {"ttit": wide.query.slo.ttit, "ttft": wide.query.slo.ttft}
-    found = {}
+    slo: dict[Against, Target | None] = {
+        "ttit": wide.query.slo.ttit,
+        "ttft": wide.query.slo.ttft,
+    }
+    found: dict[Against, pl.DataFrame] = {}
     for against, target in slo.items():
         asked = query.slo.model_copy(update={against: target})
         narrow = wide.under(query.model_copy(update={"slo": asked}))
-        found[against] = front(narrow, against)  # type: ignore[arg-type]
+        found[against] = front(narrow, against)
     return found
 
 
@@ -88,7 +91,7 @@ def looser(query: Query, factor: float = LOOSER) -> Query:
 
 def write_report(
     plan: dict[str, Any],
-    fronts: Mapping[str, pl.DataFrame],
+    fronts: Mapping[Against, pl.DataFrame],
     path: Path,
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
@@ -108,7 +111,7 @@ def write_report(
 
 def page(
     plan: dict[str, Any],
-    fronts: Mapping[str, pl.DataFrame],
+    fronts: Mapping[Against, pl.DataFrame],
     source: str,
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
@@ -219,16 +222,14 @@ def _timelines(
     return found
 
 
-def _front(plan: Mapping[str, Any], rows: pl.DataFrame, against: str) -> Figure:
-    shown = unbeaten(rows, against)  # type: ignore[arg-type]
+def _front(plan: Mapping[str, Any], rows: pl.DataFrame, against: Against) -> Figure:
+    shown = unbeaten(rows, against)
     if len(shown) > MOST_POINTS:
         shown = shown.gather_every(len(shown) // MOST_POINTS + 1)
-    best, target = plan["best"], None
+    target = None
     if against in plan["statistics"]:
         target = (plan["query"]["slo"][against]["seconds"], plan["statistics"][against])
-    latency = best["ttit_mean_s"] if against == "ttit" else best["ttft"]["mean_s"]
-    chosen = {"latency_s": latency, "qps_per_usd_hour": best["qps_per_usd_hour"]}
-    chart = charts.front_chart(shown, against, target, chosen)
+    chart = charts.front_chart(shown, against, target, charts.place(plan, against))
     table = tuple(
         (
             row["kind"],
