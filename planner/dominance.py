@@ -18,14 +18,10 @@ def nondominated(objectives: FloatArray) -> NDArray[np.intp]:
     """
     if len(objectives) == 0:
         return np.zeros(0, dtype=np.intp)
+    if objectives.shape[1] == 2:
+        return _nondominated_pairs(objectives)
     # In this order no row is dominated by a later one, so that each survivor is final.
     alive = np.lexsort(objectives.T[::-1])
-    if objectives.shape[1] == 2:
-        # Two objectives: a row survives where the second falls below all before it.
-        second = objectives[alive, 1]
-        lowest = np.minimum.accumulate(second)
-        falls = np.concatenate([[True], second[1:] < lowest[:-1]])
-        return np.sort(alive[falls])
     kept: list[int] = []
     # None of those behind has less of the first objective.
     columns = [objectives[alive, k] for k in range(1, objectives.shape[1])]
@@ -36,6 +32,36 @@ def nondominated(objectives: FloatArray) -> NDArray[np.intp]:
             less |= column < column[0]
         alive, columns = alive[less], [column[less] for column in columns]
     return np.sort(np.array(kept, dtype=np.intp))
+
+
+def _nondominated_pairs(objectives: FloatArray) -> NDArray[np.intp]:
+    """The same for two objectives: a row survives where the second falls below all before it."""
+    possible = _below_lower_bins(objectives[:, 0], objectives[:, 1])
+    first, second = objectives[possible].T
+    order = np.lexsort((second, first))
+    lowest = np.minimum.accumulate(second[order])
+    falls = np.concatenate([[True], second[order][1:] < lowest[:-1]])
+    return np.sort(possible[order[falls]])
+
+
+BINS = 4096
+"""Of the first objective; rows of a lower bin have strictly less of it."""
+
+
+def _below_lower_bins(first: FloatArray, second: FloatArray) -> NDArray[np.intp]:
+    """Rows with less of the second objective than all rows of lower bins of the first.
+
+    The others are dominated; to tell so takes no sorting, and few of millions are left.
+    """
+    low, high = float(first.min()), float(first.max())
+    if len(first) <= BINS or not 0 < low < high < np.inf:
+        return np.arange(len(first))
+    scaled = np.log(first / low) * (BINS / np.log(high / low))
+    bins = np.minimum(scaled.astype(np.int64), BINS - 1)
+    least = np.full(BINS, np.inf)
+    np.minimum.at(least, bins, second)
+    before = np.concatenate([[np.inf], np.minimum.accumulate(least)[:-1]])
+    return np.flatnonzero(second < before[bins])
 
 
 def reduce_decode(problem: Problem, pool: Candidates) -> Candidates:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -74,18 +75,22 @@ def usd_per_hour_per_qps(found: Candidates) -> FloatArray:
 
 
 def front(
-    evaluated: Evaluated, against: Against = "ttit", kinds: Sequence[str] = KINDS
+    evaluated: Evaluated,
+    against: Against = "ttit",
+    kinds: Sequence[str] = KINDS,
+    by: Literal["devices", "kind"] = "devices",
 ) -> pl.DataFrame:
-    """The cheapest fleet at every latency that is worth its price, for each set of device types.
+    """The cheapest fleet at every latency that is worth its price.
 
-    Rows are sorted by kind, devices and latency; along each front the price falls as latency
-    rises. Pools of a pair have one KV cache format. The query's targets hold, the steps alone
-    counted. Images are encoded by the devices that take the prompts, where the query allows that;
-    else their encoders are not in the price.
+    Rows are sorted by kind, devices (if fronts are by them) and latency; along each front the
+    price falls as latency rises. Pools of a pair have one KV cache format. The query's targets
+    hold, the steps alone counted. Images are encoded by the devices that take the prompts, where
+    the query allows that; else their encoders are not in the price.
 
     Args:
         against: `ttit`, or `ttft` without waiting: steps, what the engine adds, KV transfer.
         kinds: of `planner.pairing.KINDS`.
+        by: a front for each kind and set of device types, or one for each kind.
 
     Returns:
         Columns `kind`, `devices` (types, prefill first), `ttit_s`, `ttft_s`,
@@ -96,29 +101,17 @@ def front(
     """
     import polars as pl
 
-    points: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    fronts: dict[tuple[str, ...], list[_Fleet]] = {}
     for fleet in _fleets(evaluated, against, kinds):
-        row = fleet.row()
-        points.setdefault((row["kind"], row["devices"]), []).append(row)
+        key = (fleet.kind, fleet.devices) if by == "devices" else (fleet.kind,)
+        fronts.setdefault(key, []).append(fleet)
     rows = []
-    for _, found in sorted(points.items()):
-        latency = f"{against}_s"
-        objectives = np.array([[row[latency], row["usd_per_hour_per_qps"]] for row in found])
-        kept = [found[i] for i in nondominated(objectives)]
-        rows += sorted(kept, key=lambda row: float(row[latency]))
+    for _, fleets in sorted(fronts.items()):
+        latency = [getattr(fleet, f"{against}_s") for fleet in fleets]
+        objectives = np.array([latency, [fleet.usd_per_hour_per_qps for fleet in fleets]]).T
+        kept = nondominated(objectives)
+        rows += [fleets[i].row() for i in kept[np.argsort(objectives[kept, 0])]]
     return pl.DataFrame(rows, schema=dict(_SCHEMA))
-
-
-def unbeaten(rows: pl.DataFrame, against: Against = "ttit") -> pl.DataFrame:
-    """Of each kind of fleet, the rows of `front` that no other devices' beat."""
-    latency, price = f"{against}_s", "usd_per_hour_per_qps"
-    kept = [
-        one[nondominated(one.select(latency, price).to_numpy()).tolist()]
-        for _, one in rows.sort("kind", latency).group_by("kind", maintain_order=True)
-    ]
-    import polars as pl
-
-    return pl.concat([one.sort(latency) for one in kept]) if kept else rows
 
 
 _TEXT = ("kind", "devices", "prefill", "decode")
@@ -153,24 +146,50 @@ class _Fleet:
     problem: Problem
     pools: tuple[Candidates, ...]
 
-    def row(self) -> dict[str, Any]:
+    @cached_property
+    def kind(self) -> str:
+        """Of `planner.pairing.KINDS`."""
+        if len(self.pools) == 1:
+            return "continuous"
+        first, last = (pool.offer.device.name for pool in self.pools)
+        return "disaggregated" if first == last else "heterogeneous"
+
+    @cached_property
+    def devices(self) -> str:
+        """Types, prefill first."""
+        return " + ".join(dict.fromkeys(pool.offer.device.name for pool in self.pools))
+
+    @cached_property
+    def usd_per_hour_per_qps(self) -> float:
+        """Of both pools."""
+        return sum(float(usd_per_hour_per_qps(pool)[0]) for pool in self.pools)
+
+    @cached_property
+    def ttit_s(self) -> float:
+        """With every slot taken."""
+        return float(self.pools[-1].ttit_s[0])
+
+    @cached_property
+    def ttft_s(self) -> float:
+        """Steps, what the engine adds, and KV transfer."""
         first, last = self.pools[0], self.pools[-1]
-        paired = first is not last
-        devices = [float(pool.world[0] / pool.qps[0]) for pool in self.pools]
-        usd = sum(float(usd_per_hour_per_qps(pool)[0]) for pool in self.pools)
-        names = [pool.offer.device.name for pool in self.pools]
+        paired = len(self.pools) == 2
         handling = self.problem.handling_s(last.iteration_s, disaggregated=paired)
         moving = float(transfer_s(self.problem, first, last)[0, 0]) if paired else 0.0
-        kind = "continuous"
-        if paired:
-            kind = "disaggregated" if names[0] == names[1] else "heterogeneous"
+        return float(first.service_s[0] + handling[0]) + moving
+
+    def row(self) -> dict[str, Any]:
+        """As `front` returns it."""
+        first, last = self.pools[0], self.pools[-1]
+        devices = [float(pool.world[0] / pool.qps[0]) for pool in self.pools]
+        share = devices[0] / sum(devices)
         return {
-            "kind": kind,
-            "devices": " + ".join(dict.fromkeys(names)),
-            "ttit_s": float(last.ttit_s[0]),
-            "ttft_s": float(first.service_s[0] + handling[0]) + moving,
-            "usd_per_hour_per_qps": usd,
-            "qps_per_usd_hour": 1.0 / usd,
+            "kind": self.kind,
+            "devices": self.devices,
+            "ttit_s": self.ttit_s,
+            "ttft_s": self.ttft_s,
+            "usd_per_hour_per_qps": self.usd_per_hour_per_qps,
+            "qps_per_usd_hour": 1.0 / self.usd_per_hour_per_qps,
             "qps_per_device": 1.0 / sum(devices),
             "prefill": format_layout(first.layouts[first.layout]),
             "decode": format_layout(last.layouts[last.layout]),
@@ -180,7 +199,7 @@ class _Fleet:
             "drafts": int(last.drafts[0]),
             "prefill_qps_per_device": 1.0 / devices[0],
             "decode_qps_per_device": 1.0 / devices[-1],
-            "prefill_share": devices[0] / sum(devices) if paired else float(first.prefill_share[0]),
+            "prefill_share": float(first.prefill_share[0]) if len(devices) == 1 else share,
         }
 
 

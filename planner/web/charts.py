@@ -33,33 +33,27 @@ CURRENT = "currentColor"
 FAINT = "#88888844"
 
 
-def on_page(chart: Any) -> Any:
-    """A chart in the page's own colours, on its background."""
-    return (
-        chart.properties(background="transparent")
-        .configure(font="system-ui, sans-serif")
-        .configure_axis(
-            labelColor=CURRENT,
-            titleColor=CURRENT,
-            domainColor=CURRENT,
-            tickColor=CURRENT,
-            gridColor=FAINT,
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            labelLimit=240,
-        )
-        .configure_legend(
-            labelColor=CURRENT,
-            titleColor=CURRENT,
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            orient="top",
-        )
-        .configure_header(labelColor=CURRENT, titleColor=CURRENT, labelFontSize=12)
-        .configure_view(stroke=FAINT)
-    )
+def on_page(chart: Any) -> dict[str, Any]:
+    """An Altair chart as Vega-Lite, in the page's own colours, on its background."""
+    spec: dict[str, Any] = chart.to_dict()
+    return {**spec, "background": "transparent", "config": ON_PAGE}
+
+
+TEXT = {"labelColor": CURRENT, "titleColor": CURRENT, "labelFontSize": 12, "titleFontSize": 12}
+ON_PAGE = {
+    "font": "system-ui, sans-serif",
+    "axis": {
+        **TEXT,
+        "titleFontWeight": "normal",
+        "domainColor": CURRENT,
+        "tickColor": CURRENT,
+        "gridColor": FAINT,
+        "labelLimit": 240,
+    },
+    "legend": {**TEXT, "titleFontWeight": "normal", "orient": "top"},
+    "header": TEXT,
+    "view": {"stroke": FAINT},
+}
 
 
 def front_chart(
@@ -71,7 +65,7 @@ def front_chart(
     """What a dollar serves at every latency, by kind of fleet, and where the plan stands.
 
     Args:
-        rows: of `planner.fronts.unbeaten`.
+        rows: of `planner.fronts.front`, by kind.
         target: in seconds, and its statistic.
         chosen: where a plan stands, of `place`.
     """

@@ -18,13 +18,16 @@ from perfmodel.database import PerfStore
 from perfmodel.documents import parse_yaml, validate
 from perfmodel.errors import ConfigError, InputError
 from planner.evaluated import FREE, Evaluated, Progress, evaluate
-from planner.fronts import Against, front, unbeaten
+from planner.fronts import Against, front
 from planner.plan import Plan
 from planner.query import Query, Slo, Target, load_query
 from planner.solve import answer, query_data
 from planner.web import charts
 
 AGAINST: tuple[Against, ...] = ("ttit", "ttft")
+
+RUNNERS_UP = 4
+"""Other fleets shown; each takes a few hundredths of a second."""
 
 MOST_UPLOAD_BYTES = 2**20
 """Of a query or a config.json that is brought along."""
@@ -85,7 +88,7 @@ def view(found: Evaluated, query: Query) -> View:
     """The plan and the fronts of a query that the candidates cover."""
     plan, problem = None, ""
     try:
-        plan = answer(found.under(query), explain=False)
+        plan = answer(found.under(query), runners_up=RUNNERS_UP, explain=False)
     except InputError as error:
         problem = str(error)
     chosen = None if plan is None else plan.to_dict()
@@ -99,12 +102,11 @@ def _figure(
     target: Target | None = getattr(query.slo, against)
     free = getattr(untargeted(query).slo, against)
     slo = query.slo.model_copy(update={against: free})
-    rows = front(found.under(query.model_copy(update={"slo": slo})), against)
+    rows = front(found.under(query.model_copy(update={"slo": slo})), against, by="kind")
     line = None if target is None else (target.seconds, target.statistic)
     place = plan and charts.place(plan, against)
-    chart = charts.front_chart(unbeaten(rows, against), against, line, place)
-    drawn: dict[str, Any] = charts.on_page(chart).to_dict()
-    return drawn
+    chart = charts.front_chart(rows, against, line, place)
+    return charts.on_page(chart)
 
 
 def queries_in(folder: Path) -> dict[str, Path]:

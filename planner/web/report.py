@@ -20,7 +20,7 @@ from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import steps
 from planner.cautions import cautions
 from planner.evaluated import Progress, evaluate
-from planner.fronts import Against, front, unbeaten
+from planner.fronts import Against, front
 from planner.plan import as_text, atomic_write
 from planner.query import Query, Target
 from planner.reopen import reopen
@@ -73,7 +73,7 @@ def fronts_of(
     for against, target in slo.items():
         asked = query.slo.model_copy(update={against: target})
         narrow = wide.under(query.model_copy(update={"slo": asked}))
-        found[against] = front(narrow, against)
+        found[against] = front(narrow, against, by="kind")
     return found
 
 
@@ -223,9 +223,7 @@ def _timelines(
 
 
 def _front(plan: Mapping[str, Any], rows: pl.DataFrame, against: Against) -> Figure:
-    shown = unbeaten(rows, against)
-    if len(shown) > MOST_POINTS:
-        shown = shown.gather_every(len(shown) // MOST_POINTS + 1)
+    shown = rows.gather_every(len(rows) // MOST_POINTS + 1)
     target = None
     if against in plan["statistics"]:
         target = (plan["query"]["slo"][against]["seconds"], plan["statistics"][against])
@@ -243,7 +241,7 @@ def _front(plan: Mapping[str, Any], rows: pl.DataFrame, against: Against) -> Fig
     )
     return Figure(
         name=f"front-{against}",
-        spec=charts.on_page(chart).to_dict(),
+        spec=charts.on_page(chart),
         caption=(
             f"What a dollar serves at every {against.upper()} in a large fleet without waiting, "
             "the other targets met. The cross is this plan: whole hosts, and room for waiting, "
@@ -258,7 +256,7 @@ def _prices(plan: Mapping[str, Any]) -> Figure:
     fleets = [plan["best"], *plan["alternatives"]]
     return Figure(
         name="prices",
-        spec=charts.on_page(charts.price_chart(fleets)).to_dict(),
+        spec=charts.on_page(charts.price_chart(fleets)),
         caption="USD per hour of this plan (0) and of the other fleets, by device type.",
         columns=("fleet", "USD per hour"),
         rows=tuple(
@@ -272,7 +270,7 @@ def _timeline(title: str, layer: LayerTimeline) -> Figure:
     name = "timeline-" + "".join(c if c.isalnum() else "-" for c in title)
     return Figure(
         name=name,
-        spec=charts.on_page(charts.timeline_chart(layer)).to_dict(),
+        spec=charts.on_page(charts.timeline_chart(layer)),
         caption=(
             f"{title}: one of {layer.count} alike layers, {format_time(layer.period_s)} each, "
             "on the streams of a device."
@@ -296,7 +294,7 @@ def _memory(plan: Mapping[str, Any]) -> Figure:
     pools = plan["best"]["pools"]
     return Figure(
         name="memory",
-        spec=charts.on_page(charts.memory_chart(pools)).to_dict(),
+        spec=charts.on_page(charts.memory_chart(pools)),
         caption="Memory of each pool's fullest device by term; the mark is what it has.",
         columns=("pool", "term", "size"),
         rows=tuple(
@@ -315,7 +313,7 @@ def _knowledge(plan: Mapping[str, Any]) -> Figure:
     ]
     return Figure(
         name="knowledge",
-        spec=charts.on_page(charts.share_chart(rows, charts.KNOWLEDGE)).to_dict(),
+        spec=charts.on_page(charts.share_chart(rows, charts.KNOWLEDGE)),
         caption="How the time of each pool's steps is known: read from measured tables, "
         "extrapolated beyond them, or by analytic models.",
         columns=("pool", "known by", "share"),
@@ -327,7 +325,7 @@ def _funnel(plan: Mapping[str, Any]) -> Figure:
     funnels = plan["search"]["funnels"]
     return Figure(
         name="funnel",
-        spec=charts.on_page(charts.funnel_chart(funnels)).to_dict(),
+        spec=charts.on_page(charts.funnel_chart(funnels)),
         caption="Configurations that each constraint left, all devices together.",
         columns=("role", "device", "precision", "left"),
         rows=tuple(

@@ -40,6 +40,20 @@ def test_every_dropped_row_has_one_at_least_as_good(rows: np.ndarray) -> None:
         assert np.all(kept <= row, axis=1).any()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.sampled_from([1.0, 1e-3, -1.0]))
+def test_of_many_pairs_the_same_are_kept(seed: int, distinct: int, scale: float) -> None:
+    random = np.random.default_rng(seed)
+    rows = random.integers(1, distinct + 1, size=(20_000, 2)) * np.array([scale, 1.0])
+    kept = nondominated(rows)
+    # The pairs that are unbeaten, once each: walk them by the first objective.
+    expected, least = [], np.inf
+    for first, second in np.unique(rows, axis=0):
+        if second < least:
+            expected.append((first, second))
+            least = second
+    assert sorted(map(tuple, rows[kept])) == expected
+
+
 def test_decode_pools_keep_their_best_of_each_size(
     pools_of: Callable[..., list[Candidates]], problem_of: Callable[..., Problem]
 ) -> None:

@@ -76,6 +76,19 @@ def test_a_plan_lies_on_or_above_the_front_of_its_kind(found: Evaluated) -> None
         assert own["usd_per_hour_per_qps"].min() <= fleet.usd_per_hour_per_qps_at_scale * 1.000001  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("against", ["ttit", "ttft"])
+def test_a_kinds_front_is_what_no_devices_beat(found: Evaluated, against: Any) -> None:
+    latency, price = f"{against}_s", "usd_per_hour_per_qps"
+    every, best = front(found, against), front(found, against, by="kind")
+    assert set(best["kind"]) == set(every["kind"])
+    for (kind,), one in best.group_by("kind"):
+        others = every.filter(pl.col("kind") == kind)
+        assert (np.diff(one.sort(latency)[price]) < 0).all()
+        for row in one.iter_rows(named=True):
+            faster = others.filter(pl.col(latency) <= row[latency])
+            assert faster[price].min() == row[price]
+
+
 def test_rates_of_two_pools_add_up_to_the_fleets(found: Evaluated) -> None:
     rows = front(found, kinds=DISAGGREGATED)
     p, d = rows["prefill_qps_per_device"], rows["decode_qps_per_device"]
