@@ -236,6 +236,7 @@ def memory_chart(pools: Sequence[Mapping[str, Any]]) -> Any:
         for pool in pools
         for i, (term, size) in enumerate(pool["memory_bytes"].items())
     ]
+    names = [f"{pool['role']} ({pool['device']})" for pool in pools]
     limits = [
         {
             "pool": f"{pool['role']} ({pool['device']})",
@@ -248,7 +249,7 @@ def memory_chart(pools: Sequence[Mapping[str, Any]]) -> Any:
         .mark_bar()
         .encode(
             x=alt.X("gib:Q", title="GiB", stack="zero"),
-            y=alt.Y("pool:N", title=None),
+            y=alt.Y("pool:N", title=None, sort=names),
             color=alt.Color(
                 "term:N", title=None, scale=colours([term.replace("_", " ") for term in terms])
             ),
@@ -261,7 +262,7 @@ def memory_chart(pools: Sequence[Mapping[str, Any]]) -> Any:
         .mark_tick(thickness=3, size=36, color=CURRENT)
         .encode(
             x="gib:Q",
-            y="pool:N",
+            y=alt.Y("pool:N", sort=names),
             tooltip=[alt.Tooltip("gib:Q", title="GiB of the device", format=".1f")],
         )
     )

@@ -143,6 +143,7 @@ def page(
         files=_script(files),
         lost=[why_lost(plan["best"], other) for other in plan["alternatives"]],
         targets=_targets(plan),
+        number=_number,
         time=lambda seconds: format_time(seconds).replace(" ", "\u00a0"),
         hosts=charts.hosts_text,
     )
@@ -338,6 +339,11 @@ def _funnel(plan: Mapping[str, Any]) -> Figure:
             for f in funnels
         ),
     )
+
+
+def _number(value: float) -> str:
+    """Three digits that count, and no exponent for what people count."""
+    return f"{float(f'{value:.3g}'):,.9g}"
 
 
 def _script(data: Any) -> str:
