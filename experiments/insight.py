@@ -21,6 +21,7 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from planner import figures
 
@@ -48,14 +49,15 @@ class Check:
     def within(
         cls, part: str, values: Sequence[float], low: float, high: float, unit: str = "x"
     ) -> Check:
-        """All values lie between two bounds."""
-        found = f"{spread(values)}{unit}"
+        """All values lie between two bounds; of no values none does."""
+        found = f"{spread(values)}{unit if values else ''}"
         bounds = f"{low:g} to {high:g}{unit}"
         if high == float("inf"):
             bounds = f"at least {low:g}{unit}"
         elif low == -float("inf"):
             bounds = f"at most {high:g}{unit}"
-        return cls(f"{part}: {bounds}", found, all(low <= value <= high for value in values))
+        holds = bool(values) and all(low <= value <= high for value in values)
+        return cls(f"{part}: {bounds}", found, holds)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Insight:
     def verdict(self) -> str:
         """`reproduced` if all parts of the claim hold, `refuted` if none does, else `partly`."""
         judged = [check.holds for check in self.checks if check.holds is not None]
-        if all(judged):
+        if judged and all(judged):
             return "reproduced"
         return "partly" if any(judged) else "refuted"
 
@@ -115,7 +117,8 @@ def show(insight: Insight, out: Path | None, console: Console | None = None) -> 
         mark = {True: "yes", False: "no", None: "note"}[check.holds]
         lines(f"  {mark:7}", f"{check.part} -- {check.found}")
     for title, rows in insight.tables.items():
-        console.print(f"\n{title}", markup=False)
+        console.print()
+        lines("", title)
         console.print(table(rows))
     if out is None:
         return
@@ -139,7 +142,7 @@ def table(rows: Rows) -> Table:
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         found.add_column(name, justify="right" if numeric else "left")
     for row in rows:
-        found.add_row(*(cell(value) for value in row.values()))
+        found.add_row(*(Text(cell(value)) for value in row.values()))
     return found
 
 
