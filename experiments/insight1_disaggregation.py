@@ -133,12 +133,17 @@ def alone_s(found: Evaluated, one: Candidates) -> float:
 
 
 def spelled(pool: Pool) -> str:
-    """Replicas and layout of a pool; one part stands for both modules where these agree."""
+    """Replicas and layout of a pool."""
     one = pool.one
-    attention, ffn, pp = format_layout(one.layouts[one.layout]).split()
+    return f"{pool.replicas} x {short(format_layout(one.layouts[one.layout]))}"
+
+
+def short(layout: str) -> str:
+    """A layout's spelling, one part for both modules where these agree, `PP1` left out."""
+    attention, ffn, *others = layout.split()
     attention, ffn = attention.removeprefix("attn:"), ffn.removeprefix("ffn:")
     both = attention if attention == ffn else f"{attention}/{ffn}"
-    return f"{pool.replicas} x {both} {pp}"
+    return " ".join([both, *(part for part in others if part != "PP1")])
 
 
 def headline(sizes: Sequence[str], devices: Sequence[str]) -> list[dict[str, Any]]:
