@@ -1,0 +1,92 @@
+"""Large fleets: what plans of a large demand approach, within all targets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from perfmodel.database import PerfStore
+from planner.evaluated import Evaluated, evaluate
+from planner.fronts import front, usd_per_hour_per_qps
+from planner.large_fleet import large_fleets
+from planner.query import Query
+from planner.transfer import transfer_s
+
+STORE = PerfStore()
+
+
+def query(ttft: Any = "300ms", ttit: Any = "30ms", qps: float = 50_000) -> Query:
+    return Query.model_validate(
+        {
+            "model": "Qwen/Qwen3-8B",
+            "workload": {
+                "qps": qps,
+                "input_tokens": {"tokens": [500, 2000], "weights": [0.7, 0.3]},
+                "output_tokens": 100,
+                "arrivals": "steady",
+            },
+            "slo": {"ttft": ttft, "ttit": ttit},
+            "devices": ["h100_sxm", "l40s"],
+            "search": {"max_replica_devices": 4},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def found() -> Evaluated:
+    return evaluate(query(), store=STORE)
+
+
+def test_plans_of_a_large_demand_approach_them(found: Evaluated) -> None:
+    large = {(fleet.kind, *fleet.devices): fleet for fleet in large_fleets(found)}
+    choices = found.fleets(50_000)
+    names = {(c.kind, *(pool.offer.device.name for pool in c.pools)): c for c in choices}
+    assert names.keys() == large.keys()
+    for name, choice in names.items():
+        ratio = choice.usd_per_hour / 50_000 / large[name].usd_per_hour_per_qps
+        # Prompts of two lengths queue a little even when they come evenly.
+        assert 1.0 - 1e-9 <= ratio < 1.05, name
+
+
+def test_every_prompt_is_in_time_at_a_percentile() -> None:
+    fleets = large_fleets(evaluate(query({"p99": "350ms"}), store=STORE))
+    assert fleets
+    for fleet in fleets:
+        # Of two lengths, none is as rare as one in a hundred.
+        assert fleet.pools[0].latency_s.max() + fleet.delay_s <= 0.35
+        assert fleet.pools[-1].ttit_s[0] <= 0.03
+
+
+def test_nothing_cheaper_is_in_time() -> None:
+    narrow = evaluate(query("220ms"), store=STORE)
+    problem = narrow.problem
+    prefill, decode = (
+        next(c for c in narrow.candidates if c.role == r and c.offer.device.name == "h100_sxm")
+        for r in ("prefill", "decode")
+    )
+    decode = decode.take(np.argsort(usd_per_hour_per_qps(decode))[:300])
+    handling = problem.handling_s(decode.iteration_s, disaggregated=True)
+    ttft_s = prefill.service_s[:, None] + handling + transfer_s(problem, prefill, decode)
+    price = usd_per_hour_per_qps(prefill)[:, None] + usd_per_hour_per_qps(decode)
+    (own,) = (f for f in large_fleets(narrow) if f.devices == ("h100_sxm", "h100_sxm"))
+    assert own.ttft_s <= 0.22
+    assert price.min() < own.usd_per_hour_per_qps
+    assert own.usd_per_hour_per_qps == pytest.approx(price[ttft_s <= 0.22].min(), rel=1e-6)
+
+
+def test_without_a_target_they_end_the_fronts(found: Evaluated) -> None:
+    loose = evaluate(query("1000000s", "1000000s"), store=STORE)
+    rows = front(loose)
+    for fleet in large_fleets(loose):
+        names = " + ".join(dict.fromkeys(fleet.devices))
+        own = rows.filter((rows["kind"] == fleet.kind) & (rows["devices"] == names))
+        assert fleet.usd_per_hour_per_qps == pytest.approx(own["usd_per_hour_per_qps"].min())
+        best = own.sort("usd_per_hour_per_qps").row(0, named=True)
+        assert fleet.qps_per_device == pytest.approx(best["qps_per_device"])
+
+
+def test_only_the_kinds_asked_for_and_none_in_time(found: Evaluated) -> None:
+    assert {fleet.kind for fleet in large_fleets(found, ["continuous"])} == {"continuous"}
+    assert large_fleets(found.under(query("1ms"))) == []
