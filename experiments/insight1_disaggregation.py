@@ -19,12 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import insight
 import numpy as np
-import polars as pl
 from insight import Check, Insight
 from numpy.typing import NDArray
 
@@ -33,7 +31,7 @@ from perfmodel.layout import format_layout
 from planner import figures
 from planner.candidates import Candidates
 from planner.evaluated import Evaluated, evaluate
-from planner.fronts import front
+from planner.large_fleet import large_fleets
 from planner.pairing import Pool
 from planner.query import Query
 from planner.resharding import best_alternating
@@ -55,6 +53,9 @@ TOLERANCE = 0.1
 ON_THE_MAP = (("70B", "H100"), ("405B", "H200"))
 TARGETS_MS = (15, 20, 25, 30, 40, 50, 60, 80, 100, 150, 200, 300)
 RATIOS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 13.3, 32.0)
+TTFTS_MS = (350, 500, 1000, 2000, 5000, None)
+"""None: no target."""
+
 FLEETS = (8, 16, 24, 32, 64, 128, 256)
 
 SHORT = {
@@ -170,16 +171,15 @@ def ratios(rows: Sequence[dict[str, Any]], what: str, **where: Any) -> dict[str,
     return {name: one["disaggregated"] / one["continuous"] for name, one in by.items()}
 
 
-def at_scale(rows: pl.DataFrame, kind: str, ttit_s: float = NEVER) -> float | None:
-    """Requests/s of `FLEET` devices of a large fleet, within a time per token."""
-    best = rows.filter((pl.col("kind") == kind) & (pl.col("ttit_s") <= ttit_s))
-    return float(best["qps_per_device"].max()) * FLEET if len(best) else None  # type: ignore[arg-type]
+def at_scale(found: Evaluated, asked: Query) -> dict[str, float]:
+    """Requests/s of `FLEET` devices of a large fleet, by runtime."""
+    fleets = large_fleets(found.under(asked), KINDS)
+    return {fleet.kind: fleet.qps_per_device * FLEET for fleet in fleets}
 
 
-def gain(found: Evaluated, asked: Query) -> float | None:
-    """Of disaggregation, in a large fleet."""
-    rows = front(found.under(asked), kinds=KINDS)
-    one, two = (at_scale(rows, kind) for kind in KINDS)
+def gain(qps: dict[str, float]) -> float | None:
+    """Of disaggregation over continuous batching."""
+    one, two = (qps.get(kind) for kind in KINDS)
     return two / one if one and two else None
 
 
@@ -191,10 +191,8 @@ def gain_map(pairs: Sequence[tuple[str, str]], in_out: Sequence[float]) -> list[
             outputs = round((INPUT + OUTPUT) / (1.0 + ratio))
             lengths = (INPUT + OUTPUT - outputs, outputs)
             found = searched(size, device, lengths=lengths)
-            asked = query(size, device, lengths, ttit=NEVER)
-            rows = front(found.under(asked), kinds=KINDS)
             for target in TARGETS_MS:
-                one, two = (at_scale(rows, kind, target / 1e3) for kind in KINDS)
+                qps = at_scale(found, query(size, device, lengths, ttit=target / 1e3))
                 cells.append(
                     {
                         "setting": f"{size} on {device}",
@@ -202,9 +200,29 @@ def gain_map(pairs: Sequence[tuple[str, str]], in_out: Sequence[float]) -> list[
                         "input_tokens": lengths[0],
                         "output_tokens": lengths[1],
                         "ttit_ms": target,
-                        "continuous_qps": one,
-                        "disaggregated_qps": two,
-                        "gain": two / one if one and two else None,
+                        **{f"{kind}_qps": qps.get(kind) for kind in KINDS},
+                        "gain": gain(qps),
+                    }
+                )
+    return cells
+
+
+def gain_by_targets(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The gain over both targets, at the lengths of the headline."""
+    cells = []
+    for size, device in pairs:
+        found = searched(size, device)
+        for first in TTFTS_MS:
+            for target in (*TARGETS_MS, None):
+                ttft, ttit = (ms / 1e3 if ms else NEVER for ms in (first, target))
+                qps = at_scale(found, query(size, device, ttft=ttft, ttit=ttit))
+                cells.append(
+                    {
+                        "setting": f"{size} on {device}",
+                        "ttft_ms": first,
+                        "ttit_ms": target,
+                        **{f"{kind}_qps": qps.get(kind) for kind in KINDS},
+                        "gain": gain(qps),
                     }
                 )
     return cells
@@ -216,38 +234,36 @@ def whole_prompts(one: Candidates) -> NDArray[np.bool_]:
 
 
 def alternatives(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """QPS of every runtime over the time per token, in a large fleet."""
+    """QPS of every runtime over the time per token, in a large fleet; None: no target at all."""
     rows = []
     for size, device in pairs:
         by_mean, by_p99 = searched(size, device), searched(size, device, ttit={"p99": NEVER})
-        for target in TARGETS_MS:
-            seconds = target / 1e3
-            mean = by_mean.under(query(size, device, ttit=seconds))
-            p99 = by_p99.under(query(size, device, ttit={"p99": seconds}))
-            patient = by_mean.under(query(size, device, ttft=2.0, ttit=seconds))
-            both = front(mean, kinds=KINDS)
-            never_late = front(p99, kinds=KINDS)
-            best: dict[str, float | None] = {
-                "disaggregated": at_scale(both, "disaggregated"),
-                "continuous": at_scale(both, "continuous"),
-                "whole prompts": at_scale(_continuous(mean.where(whole_prompts)), "continuous"),
-                "continuous, p99": at_scale(never_late, "continuous"),
-                "whole prompts, p99": at_scale(_continuous(p99.where(whole_prompts)), "continuous"),
-                "re-sharded": None,
-                "re-sharded, TTFT 2 s": None,
+        for target in (*TARGETS_MS, None):
+            soon, later, seconds = (TTFT_S, 2.0, target / 1e3) if target else (NEVER,) * 3
+            mean = query(size, device, ttft=soon, ttit=seconds)
+            p99 = query(size, device, ttft=soon, ttit={"p99": seconds})
+            patient = query(size, device, ttft=later, ttit=seconds)
+            best = at_scale(by_mean, mean)
+            continuous = {
+                "whole prompts": at_scale(by_mean.where(whole_prompts), mean),
+                "continuous, p99": at_scale(by_p99, p99),
+                "whole prompts, p99": at_scale(by_p99.where(whole_prompts), p99),
             }
+            best |= {n: qps["continuous"] for n, qps in continuous.items() if "continuous" in qps}
             turns = {}
-            for name, narrowed in (("re-sharded", mean), ("re-sharded, TTFT 2 s", patient)):
-                for found in best_alternating(narrowed):
+            for name, asked in (("re-sharded", mean), ("re-sharded, TTFT 2 s", patient)):
+                for found in best_alternating(by_mean.under(asked)):
                     best[name] = found.qps_per_device * FLEET
                     turns[name] = asdict(found)
             rows.append(
-                {"setting": f"{size} on {device}", "ttit_ms": target, "qps": best, "turns": turns}
+                {
+                    "setting": f"{size} on {device}",
+                    "ttit_ms": target,
+                    "qps": {name: best.get(name) for name in SHORT},
+                    "turns": turns,
+                }
             )
     return rows
-
-
-_continuous = partial(front, kinds=("continuous",))
 
 
 def small_fleets(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
@@ -289,7 +305,7 @@ def assumptions(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     for name, (search, ask) in changed.items():
         gains = {
             f"{size} on {device}": gain(
-                searched(size, device, **search), query(size, device, **ask)
+                at_scale(searched(size, device, **search), query(size, device, **ask))
             )
             for size, device in pairs
         }
@@ -297,45 +313,61 @@ def assumptions(pairs: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
     return rows
 
 
-def figure(cells: Sequence[dict[str, Any]], runtimes: Sequence[dict[str, Any]]) -> Any:
-    """The map, and below it QPS of every runtime."""
+def heat(cells: Sequence[dict[str, Any]], rows: str, title: str) -> Any:
+    """Maps of the gain over TTIT and something else, side by side."""
     import altair as alt
+
+    def named(value: float | None) -> str:
+        return "none" if value is None else f"{value:,g}"
 
     flat = [
         {
             "setting": cell["setting"],
-            "ttit": cell["ttit_ms"],
-            "in/out": f"{cell['ratio']:g}",
-            "gain": min(cell["gain"], 4.0) if cell["gain"] else None,
+            "ttit": named(cell["ttit_ms"]),
+            "row": named(cell[rows]),
+            "gain": cell["gain"],
             "label": f"{cell['gain']:.1f}" if cell["gain"] else "",
         }
         for cell in cells
         if cell["disaggregated_qps"]
     ]
-    order = [f"{ratio:g}" for ratio in RATIOS]
-    plain = alt.Axis(grid=False)
+    across, up = (list(dict.fromkeys(named(c[name]) for c in cells)) for name in ("ttit_ms", rows))
+    plain = alt.Axis(grid=False, labelAngle=0)
     base = alt.Chart(figures.data(flat)).encode(
-        x=alt.X("ttit:O", title="TTIT target, ms", axis=alt.Axis(grid=False, labelAngle=0)),
-        y=alt.Y("in/out:N", sort=order[::-1], title="input/output tokens", axis=plain),
+        x=alt.X("ttit:N", sort=across, title="TTIT target, ms", axis=plain),
+        y=alt.Y("row:N", sort=up[::-1], title=title, axis=plain),
     )
     scale = alt.Scale(domain=[1.0, 2.5], scheme="blues", clamp=True)
-    heat = base.mark_rect().encode(color=alt.Color("gain:Q", scale=scale, title="gain"))
+    tiles = base.mark_rect().encode(color=alt.Color("gain:Q", scale=scale, title="gain"))
     text = base.mark_text(fontSize=9).encode(
         text="label:N",
         color=alt.condition("datum.gain > 1.9", alt.value("white"), alt.value("black")),
     )
-    settings = list(dict.fromkeys(cell["setting"] for cell in cells))
-    maps = [
-        (heat + text)
-        .transform_filter(alt.datum.setting == setting)
-        .properties(width=330, height=190, title=f"{setting}: disaggregated / continuous")
-        for setting in settings
-    ]
+    return alt.hconcat(
+        *(
+            (tiles + text)
+            .transform_filter(alt.datum.setting == setting)
+            .properties(
+                width=330, height=22 * len(up), title=f"{setting}: disaggregated / continuous"
+            )
+            for setting in dict.fromkeys(cell["setting"] for cell in cells)
+        )
+    )
+
+
+def figure(
+    cells: Sequence[dict[str, Any]],
+    targets: Sequence[dict[str, Any]],
+    runtimes: Sequence[dict[str, Any]],
+) -> Any:
+    """Maps of the gain, and below them QPS of every runtime."""
+    import altair as alt
+
     points = [
         {"setting": row["setting"], "ttit": row["ttit_ms"], "runtime": name, "qps": qps}
         for row in runtimes
         for name, qps in row["qps"].items()
-        if qps is not None
+        if qps is not None and row["ttit_ms"]
     ]
     names = list(runtimes[0]["qps"])
     logarithmic = alt.Scale(type="log", domain=[TARGETS_MS[0], TARGETS_MS[-1]], nice=False)
@@ -349,21 +381,28 @@ def figure(cells: Sequence[dict[str, Any]], runtimes: Sequence[dict[str, Any]]) 
             color=alt.Color("runtime:N", scale=figures.colours(names), title=None, sort=names),
         )
         .properties(width=330, height=220, title=setting)
-        for setting in settings
+        for setting in dict.fromkeys(row["setting"] for row in runtimes)
     ]
-    chart = alt.vconcat(alt.hconcat(*maps), alt.hconcat(*lines)).resolve_scale(color="independent")
+    chart = alt.vconcat(
+        heat(cells, "ratio", "input/output tokens"),
+        heat(targets, "ttft_ms", "TTFT target, ms"),
+        alt.hconcat(*lines),
+    ).resolve_scale(color="independent")
     return figures.titled(
         chart,
         "Disaggregated against continuous batching",
         [
-            f"TTFT {TTFT_S * 1e3:.0f} ms; {INPUT + OUTPUT:,} tokens a request above, "
-            f"{INPUT:,} in and {OUTPUT} out below. White: continuous batching cannot."
+            f"TTFT {TTFT_S * 1e3:.0f} ms and {INPUT:,} tokens in, {OUTPUT} out, where not varied; "
+            f"at other ratios {INPUT + OUTPUT:,} tokens in all"
         ],
     )
 
 
 def checks(
-    rows: Sequence[dict[str, Any]], cells: Sequence[dict[str, Any]], sizes: Sequence[str]
+    rows: Sequence[dict[str, Any]],
+    cells: Sequence[dict[str, Any]],
+    targets: Sequence[dict[str, Any]],
+    sizes: Sequence[str],
 ) -> list[Check]:
     """The claim's parts."""
     found = []
@@ -402,10 +441,15 @@ def checks(
     found.append(Check("1 / (1 - T1 / TTIT), T1 a single sequence's (gain)", listed, None))
     known = [cell for cell in cells if cell["gain"]]
     tight = [c["gain"] for c in known if c["ttit_ms"] <= 40 and c["ratio"] >= 4]
-    loose = [c["gain"] for c in known if c["ttit_ms"] >= 200 or c["ratio"] <= 0.5]
+    long = [c["gain"] for c in known if c["ratio"] <= 0.5]
+    judged = [cell for cell in targets if cell["gain"]]
+    late = [c["gain"] for c in judged if not c["ttit_ms"] and c["ttft_ms"] == TTFT_S * 1e3]
+    slow = [c["gain"] for c in judged if c["ttit_ms"] == 1e3 * TTIT_S and not c["ttft_ms"]]
     for where, values in (
         ("TTIT up to 40 ms, prompts of 4 times the answer and more", tight),
-        ("TTIT from 200 ms, or answers of twice the prompt and more", loose),
+        ("answers of twice the prompt and more, any TTIT", long),
+        ("TTFT 500 ms and no TTIT target", late),
+        ("TTIT 40 ms and no TTFT target", slow),
     ):
         found.append(Check(f"map: {where}", f"{insight.spread(values)}x in {len(values)}", None))
     return found
@@ -418,15 +462,27 @@ def main() -> None:
     sizes = [size for size, _ in pairs]
     rows = headline(sizes, ("H100",) if options.quick else tuple(DEVICES))
     cells = gain_map(pairs, RATIOS[::3] if options.quick else RATIOS)
+    targets = gain_by_targets(pairs)
     runtimes = alternatives(pairs)
     fleets = small_fleets(pairs)
     varied = assumptions(pairs)
     hidden = ("chunk", "alone_ms")
     table = [{k: v for k, v in row.items() if k not in hidden} for row in rows]
-    shown = [r for r in runtimes if r["ttit_ms"] in (20, 30, 40, 60, 100, 300)]
+    shown = [r for r in runtimes if r["ttit_ms"] in (20, 30, 40, 60, 100, 300, None)]
+    by_targets = [
+        {"setting": title, "TTFT": str(first or "none")}
+        | {
+            str(cell["ttit_ms"] or "none"): cell["gain"]
+            for cell in targets
+            if cell["setting"] == title and cell["ttft_ms"] == first
+            if cell["ttit_ms"] in (20, 30, 40, 60, 100, 300, None)
+        }
+        for title in dict.fromkeys(cell["setting"] for cell in targets)
+        for first in TTFTS_MS
+    ]
     by_ttit = {
         title: [
-            {"TTIT": row["ttit_ms"], **{SHORT[k]: v for k, v in row["qps"].items()}}
+            {"TTIT": str(row["ttit_ms"] or "none"), **{SHORT[k]: v for k, v in row["qps"].items()}}
             for row in shown
             if row["setting"] == title
         ]
@@ -443,7 +499,7 @@ def main() -> None:
             "Lengths, targets and fleet are ours: the reference gives none for these figures.",
             "MI300X is analytic (rooflines), the others measured tables.",
         ],
-        checks=checks(rows, cells, sizes),
+        checks=checks(rows, cells, targets, sizes),
         tables={
             "Both runtimes (decode batch: sequences in flight of a replica)": table,
             **{
@@ -451,13 +507,15 @@ def main() -> None:
                 "p99: of iterations; re-shard: one pool, phases by turns; 2 s: TTFT)": found
                 for name, found in by_ttit.items()
             },
+            "Gain in a large fleet by TTFT and TTIT target, ms": by_targets,
             "Gain by size of the fleet, whole hosts": fleets,
             "Gain in a large fleet, were it otherwise": varied,
         },
-        chart=figure(cells, runtimes),
+        chart=figure(cells, targets, runtimes),
         numbers={
             "headline": rows,
             "map": cells,
+            "targets": targets,
             "runtimes": runtimes,
             "fleets": fleets,
             "assumptions": varied,

@@ -8,7 +8,8 @@ TP4PP2 answers sooner than under TP2PP4 and serves about 20 % fewer requests (to
 
 Set-up: as insight 1 (Llama-3.1 70B and 405B, 2,000 tokens in and 150 out, layouts to 64 devices),
 in FP8 and in bf16, since the reference does not say which. Pools are those of a large fleet: fully
-loaded, devices of the two phases matched. As TTIT moves, TTFT stays at 500 ms (means).
+loaded, devices of the two phases matched. As TTIT moves, TTFT stays at 500 ms (means, of the steps
+and of what the engine adds to any request).
 
 Assumed: context parallelism spreads a prompt's attention as the estimator has it, which is up to
 1.6 times too fast where it was measured (published_figures.py); so prefill without it is shown too.
