@@ -24,25 +24,29 @@ from typing import Any
 import insight
 import numpy as np
 from insight import Check, Insight
+from llama_queries import (
+    DEVICES,
+    FLEET,
+    INPUT,
+    NEVER,
+    OUTPUT,
+    TTFT_S,
+    TTIT_S,
+    query,
+    searched,
+)
 from numpy.typing import NDArray
 
-from perfmodel.database import PerfStore
 from perfmodel.layout import format_layout
 from planner import figures
 from planner.candidates import Candidates
-from planner.evaluated import Evaluated, evaluate
+from planner.evaluated import Evaluated
 from planner.large_fleet import large_fleets
 from planner.pairing import Pool
 from planner.query import Query
 from planner.resharding import best_alternating
 
-MODELS = {"70B": "meta-llama/Llama-3.1-70B", "405B": "meta-llama/Llama-3.1-405B"}
-DEVICES = {"H100": "h100_sxm", "H200": "h200_sxm", "MI300X": "mi300x"}
 MEASURED = ("H100", "H200")
-FLEET = 128
-INPUT, OUTPUT = 2000, 150
-TTFT_S, TTIT_S = 0.5, 0.04
-NEVER = 1e6
 CLAIMED = {"70B": (1.5, 1.8), "405B": (1.8, 2.2)}
 REFERENCE_BATCHES = "112 against 28 and 56 against 8"
 KINDS = ("continuous", "disaggregated")
@@ -68,45 +72,6 @@ SHORT = {
     "re-sharded, TTFT 2 s": "re-shard 2 s",
 }
 """Runtimes in a table's head."""
-
-STORE = PerfStore()
-
-
-def query(
-    size: str,
-    device: str,
-    lengths: tuple[int, int] = (INPUT, OUTPUT),
-    ttft: Any = TTFT_S,
-    ttit: Any = TTIT_S,
-    fleet: int = FLEET,
-    weights: str = "fp8",
-) -> Query:
-    """As many requests as a fleet serves; targets in seconds, or by statistic."""
-
-    def target(value: Any) -> Any:
-        return {k: f"{v}s" for k, v in value.items()} if isinstance(value, dict) else f"{value}s"
-
-    return Query.model_validate(
-        {
-            "model": MODELS[size],
-            "workload": {
-                "qps": "max",
-                "input_tokens": lengths[0],
-                "output_tokens": lengths[1],
-                "arrivals": "steady",
-            },
-            "slo": {"ttft": target(ttft), "ttit": target(ttit)},
-            "devices": [{"name": DEVICES[device], "inventory": fleet}],
-            "precision": {"weights": weights, "kv": weights},
-            "search": {"max_replica_devices": 64},
-        }
-    )
-
-
-def searched(size: str, device: str, **changes: Any) -> Evaluated:
-    """A search that answers all targets of the same statistics, and all fleets up to 256."""
-    loose = {"ttft": NEVER, "ttit": NEVER, "fleet": max(FLEETS)} | changes
-    return evaluate(query(size, device, **loose), store=STORE)
 
 
 def served(found: Evaluated, asked: Query) -> dict[str, dict[str, Any]]:

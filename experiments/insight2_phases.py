@@ -25,7 +25,7 @@ import insight
 import numpy as np
 import polars as pl
 from insight import Check, Insight
-from insight1_disaggregation import DEVICES, INPUT, NEVER, OUTPUT, query, searched
+from llama_queries import DEVICES, INPUT, NEVER, OUTPUT, query, searched
 from numpy.typing import NDArray
 
 from planner import figures
