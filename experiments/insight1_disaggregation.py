@@ -118,8 +118,12 @@ def headline(sizes: Sequence[str], devices: Sequence[str]) -> list[dict[str, Any
     for size in sizes:
         for device in devices:
             found = searched(size, device)
-            for when, ttft, ttit in (("online", TTFT_S, TTIT_S), ("offline", NEVER, NEVER)):
-                by_kind = served(found, query(size, device, ttft=ttft, ttit=ttit))
+            for when, asked in (
+                ("online", query(size, device)),
+                ("online, Poisson", query(size, device, arrivals="poisson")),
+                ("offline", query(size, device, ttft=NEVER, ttit=NEVER)),
+            ):
+                by_kind = served(found, asked)
                 rows += [
                     {"model": size, "device": device, "targets": when, "runtime": kind, **row}
                     for kind, row in sorted(by_kind.items())
@@ -396,6 +400,8 @@ def checks(
     )
     offline = list(ratios(rows, "qps", targets="offline").values())
     found.append(Check.within("parity offline", offline, 0.9, 1.1))
+    poisson = list(ratios(rows, "qps", targets="online, Poisson").values())
+    found.append(Check("online with Poisson arrivals", f"{insight.spread(poisson)}x", None))
     rule = {
         f"{row['model']} {row['device']}": 1.0 / (1.0 - row["alone_ms"] / 1e3 / TTIT_S)
         for row in rows

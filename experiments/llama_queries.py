@@ -31,6 +31,7 @@ def query(
     ttit: Any = TTIT_S,
     fleet: int = FLEET,
     weights: str = "fp8",
+    arrivals: str = "steady",
 ) -> Query:
     """As many requests as a fleet serves; targets in seconds, or by statistic."""
 
@@ -44,7 +45,7 @@ def query(
                 "qps": "max",
                 "input_tokens": lengths[0],
                 "output_tokens": lengths[1],
-                "arrivals": "steady",
+                "arrivals": arrivals,
             },
             "slo": {"ttft": target(ttft), "ttit": target(ttit)},
             "devices": [{"name": DEVICES[device], "inventory": fleet}],
