@@ -21,8 +21,9 @@ OWN = ("device", "precision", *DEGREES)
 def by_layout(evaluated: Evaluated) -> pl.DataFrame:
     """The best that every layout serves as a prefill pool and as a decode pool, best pairs first.
 
-    In the limit of a large fleet, as `planner.fronts`: pools are fully loaded, of each the batch
-    that serves most within the query's targets.
+    Pools are fully loaded; of each the batch that serves most within the query's targets. Of a
+    first token the steps alone are counted, unlike in `planner.fronts`: what else it waits for
+    depends on the other pool.
 
     Returns:
         Columns `device`, `precision`, the degrees, `layout` (their spelling), `prefill_batch`,

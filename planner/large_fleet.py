@@ -1,15 +1,17 @@
-"""The cheapest large fleet of each kind: no whole hosts, no queueing, yet all targets in full.
+"""Large fleets: no whole hosts, no queueing, yet all targets in full.
 
-`planner.fronts` draws the price of every latency and counts a first token's steps alone. Here it
-is asked of one pair of targets, and a first token takes what it takes on an idle fleet: its steps,
-what the engine adds (late first tokens among it, which decoding paces), and the transfer of its
-cache. Plans of growing demand under steady arrivals (`planner.solve`) approach these prices.
+In a large fleet a request/s costs what the devices of a fully loaded replica cost over its rate,
+of both pools if there are two (`planner.rates`). A first token takes what it takes on an idle
+fleet: its steps, what the engine adds (late first tokens among it, which decoding paces), and the
+transfer of its cache. Plans of growing demand under steady arrivals (`planner.solve`) approach
+these prices.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +19,25 @@ from numpy.typing import NDArray
 from planner.candidates import Candidates
 from planner.dominance import nondominated
 from planner.evaluated import Evaluated
-from planner.fronts import usd_per_hour_per_qps
 from planner.pairing import KINDS
 from planner.sweep import Space
 from planner.transfer import transfer_s
 
 FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
+Against = Literal["ttit", "ttft"]
+
+
+def usd_per_hour_per_qps(found: Candidates) -> FloatArray:
+    """Price of each request/s of one pool whose replicas are fully loaded, (N,)."""
+    return np.asarray(found.world * found.offer.usd_per_device_hour / found.qps)
+
+
+def found_by_tier(evaluated: Evaluated) -> Iterator[tuple[Space, list[Candidates]]]:
+    """The candidates of each place of prefixes; images are encoded where prompts are taken."""
+    for tier, runs in evaluated.runs.items():
+        yield evaluated.spaces[tier], (runs.get(True) or runs[False]).candidates
 
 
 @dataclass(frozen=True)
@@ -40,7 +54,7 @@ class LargeFleet:
     @property
     def kind(self) -> str:
         """Of `planner.pairing.KINDS`."""
-        return KINDS[0] if len(self.pools) == 1 else KINDS[1 + (len(set(self.devices)) > 1)]
+        return kind_of(self.devices)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -62,65 +76,141 @@ class LargeFleet:
         """Mean."""
         return float(self.pools[0].service_s[0]) + self.delay_s
 
+    @property
+    def ttit_s(self) -> float:
+        """Mean, every slot taken."""
+        return float(self.pools[-1].ttit_s[0])
+
+
+def kind_of(devices: Sequence[str]) -> str:
+    """Of `planner.pairing.KINDS`, by the device types of the pools."""
+    return KINDS[0] if len(devices) == 1 else KINDS[1 + (len(set(devices)) > 1)]
+
+
+@dataclass(frozen=True)
+class Fleets:
+    """Large fleets of one or two blocks of candidates, as arrays over fleets, (K,) each.
+
+    Attributes:
+        blocks: of candidates, one for each pool.
+        rows: which candidate of each block.
+        delay_s: as `LargeFleet` has it.
+        latency_s: what they were compared by.
+        usd_per_hour_per_qps: likewise.
+    """
+
+    blocks: tuple[Candidates, ...]
+    rows: tuple[IndexArray, ...]
+    delay_s: FloatArray
+    latency_s: FloatArray
+    usd_per_hour_per_qps: FloatArray
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Types, one for each pool."""
+        return tuple(block.offer.device.name for block in self.blocks)
+
+    def fleet(self, k: int) -> LargeFleet:
+        """One of them."""
+        pools = zip(self.blocks, self.rows, strict=True)
+        return LargeFleet(
+            tuple(block.take(rows[k : k + 1]) for block, rows in pools), float(self.delay_s[k])
+        )
+
 
 def large_fleets(evaluated: Evaluated, kinds: Sequence[str] = KINDS) -> list[LargeFleet]:
     """For each kind and device types the cheapest that meets the query's targets; cheapest first.
 
-    Of an end-to-end target only the decoding is counted. Images are encoded where prompts are
-    taken.
+    Of an end-to-end target only the decoding is counted.
     """
-    best: dict[tuple[str, ...], LargeFleet] = {}
-    for tier, space in evaluated.spaces.items():
-        runs = evaluated.runs[tier]
-        pools = [pool for pool in (runs.get(True) or runs[False]).candidates if len(pool)]
-        for fleet in _candidates(space, pools):
-            key = (fleet.kind, *fleet.devices)
-            if fleet.kind in kinds and (
-                key not in best or fleet.usd_per_hour_per_qps < best[key].usd_per_hour_per_qps
-            ):
-                best[key] = fleet
-    return sorted(best.values(), key=lambda fleet: fleet.usd_per_hour_per_qps)
+    best: dict[tuple[str, ...], tuple[float, Fleets, int]] = {}
+    for fleets in along(evaluated, "ttit", kinds):
+        k = int(fleets.usd_per_hour_per_qps.argmin())
+        price = float(fleets.usd_per_hour_per_qps[k])
+        known = best.get(fleets.devices)
+        if known is None or price < known[0]:
+            best[fleets.devices] = (price, fleets, k)
+    ordered = sorted(best.values(), key=lambda item: item[0])
+    return [fleets.fleet(k) for _, fleets, k in ordered]
 
 
-def _candidates(space: Space, pools: Sequence[Candidates]) -> Iterable[LargeFleet]:
-    """The cheapest of each block, or pair of blocks."""
-    by_role = {role: [pool for pool in pools if pool.role == role] for role in space.roles}
-    for pool in by_role.get("continuous", ()):
-        delay = space.problem.handling_s(pool.iteration_s, disaggregated=False)
-        kept = np.flatnonzero(_in_time(space, pool, delay))
-        if len(kept):
-            one = kept[usd_per_hour_per_qps(pool)[kept].argmin()]
-            yield LargeFleet((pool.take(one[None]),), float(delay[one]))
-    for prefill in by_role.get("prefill", ()):
-        prefill = prefill.take(np.argsort(usd_per_hour_per_qps(prefill), kind="stable"))
-        for decode in by_role.get("decode", ()):
-            if prefill.precision.kv == decode.precision.kv:
-                yield from _paired(space, prefill, decode)
+def along(evaluated: Evaluated, against: Against, kinds: Sequence[str] = KINDS) -> Iterator[Fleets]:
+    """The front between a latency and the price of each block, or pair of blocks, of candidates.
 
-
-def _paired(space: Space, prefill: Candidates, decode: Candidates) -> Iterable[LargeFleet]:
-    """The cheapest pair, if any is in time; prefill candidates are in the order of their price.
-
-    Decode candidates matter by their price and by how late their iterations make first tokens.
+    Fleets meet the query's targets; pools of a pair have one KV cache format.
     """
-    usd, first_usd = usd_per_hour_per_qps(decode), usd_per_hour_per_qps(prefill)
-    few = nondominated(np.stack([usd, decode.iteration_s], axis=1))
-    best: tuple[float, LargeFleet] | None = None
-    for one in few[np.argsort(usd[few])]:
-        if best is not None and usd[one] + first_usd[0] >= best[0]:
-            break
-        last = decode.take(one[None])
-        handling = space.problem.handling_s(last.iteration_s, disaggregated=True)
-        delay = handling + transfer_s(space.problem, prefill, last)[:, 0]
-        found = np.flatnonzero(_in_time(space, prefill, delay))[:1]
-        if len(found) and (best is None or usd[one] + first_usd[found[0]] < best[0]):
-            fleet = LargeFleet((prefill.take(found), last), float(delay[found[0]]))
-            best = (float(usd[one] + first_usd[found[0]]), fleet)
-    if best is not None:
-        yield best[1]
+    for space, found in found_by_tier(evaluated):
+        pools = [pool for pool in found if len(pool)]
+        if "continuous" in kinds:
+            for pool in pools:
+                if pool.role == "continuous":
+                    yield from _continuous(space, pool, against)
+        first = [_fewer_prefill(space, pool, against) for pool in pools if pool.role == "prefill"]
+        last = [_fewer_decode(pool) for pool in pools if pool.role == "decode"]
+        for prefill in first:
+            for decode in last:
+                kind = kind_of((prefill.offer.device.name, decode.offer.device.name))
+                if kind in kinds and prefill.precision.kv == decode.precision.kv:
+                    yield from _paired(space, prefill, decode, against)
 
 
-def _in_time(space: Space, pool: Candidates, delay_s: FloatArray) -> BoolArray:
-    """Whose first tokens, so delayed, meet the target."""
-    late = pool.latency_s + (delay_s - space.problem.least_handling_s)[:, None]
-    return space.first_token_in_time(late[:, None, :])[:, 0]
+def _continuous(space: Space, pool: Candidates, against: Against) -> Iterator[Fleets]:
+    delay = space.problem.handling_s(pool.iteration_s, disaggregated=False)
+    kept = np.flatnonzero(_in_time(space, pool.latency_s, delay))
+    latency = pool.ttit_s if against == "ttit" else pool.service_s + delay
+    yield from _front(
+        (pool,), (kept,), delay[kept], latency[kept], usd_per_hour_per_qps(pool)[kept]
+    )
+
+
+def _paired(
+    space: Space, prefill: Candidates, decode: Candidates, against: Against
+) -> Iterator[Fleets]:
+    """Of all pairs, (P, D), those in time that none beats."""
+    handling = space.problem.handling_s(decode.iteration_s, disaggregated=True)
+    delay = handling + transfer_s(space.problem, prefill, decode)
+    rows, columns = np.nonzero(_in_time(space, prefill.latency_s[:, None], delay))
+    price = usd_per_hour_per_qps(prefill)[rows] + usd_per_hour_per_qps(decode)[columns]
+    delay = delay[rows, columns]
+    latency = decode.ttit_s[columns] if against == "ttit" else prefill.service_s[rows] + delay
+    yield from _front((prefill, decode), (rows, columns), delay, latency, price)
+
+
+def _front(
+    blocks: tuple[Candidates, ...],
+    rows: tuple[IndexArray, ...],
+    delay_s: FloatArray,
+    latency_s: FloatArray,
+    price: FloatArray,
+) -> Iterator[Fleets]:
+    kept = nondominated(np.stack([latency_s, price], axis=1))
+    if len(kept):
+        of_blocks = tuple(index[kept] for index in rows)
+        yield Fleets(blocks, of_blocks, delay_s[kept], latency_s[kept], price[kept])
+
+
+def _fewer_prefill(space: Space, pool: Candidates, against: Against) -> Candidates:
+    """Candidates that none is cheaper and faster than; how they split a cache is not compared.
+
+    Batches of prompts share links when their caches are sent.
+    """
+    usd = usd_per_hour_per_qps(pool)
+    if space.problem.slo.ttft is None and against == "ttit":
+        return pool.take(np.array([usd.argmin()]))
+    columns = [usd, *pool.latency_s.T, pool.batch.astype(float)]
+    return pool.take(nondominated(np.stack(columns, axis=1)))
+
+
+def _fewer_decode(pool: Candidates) -> Candidates:
+    """Likewise: by price, time between tokens, and what late first tokens wait for."""
+    columns = [usd_per_hour_per_qps(pool), pool.ttit_s]
+    if np.any(pool.iteration_s != pool.ttit_s):
+        columns.append(pool.iteration_s)
+    return pool.take(nondominated(np.stack(columns, axis=1)))
+
+
+def _in_time(space: Space, latency_s: FloatArray, delay_s: FloatArray) -> BoolArray:
+    """Where first tokens, so delayed, meet the target; latency by input on the last axis."""
+    late = latency_s + (delay_s - space.problem.least_handling_s)[..., None]
+    flat = late.reshape(-1, 1, late.shape[-1])
+    return space.first_token_in_time(flat)[:, 0].reshape(late.shape[:-1])

@@ -18,7 +18,8 @@ from perfmodel.database import PerfStore
 from perfmodel.documents import parse_yaml, validate
 from perfmodel.errors import ConfigError, InputError
 from planner.evaluated import FREE, Evaluated, Progress, evaluate
-from planner.fronts import Against, front
+from planner.fronts import front
+from planner.large_fleet import Against
 from planner.plan import Plan
 from planner.query import Query, Slo, Target, load_query
 from planner.solve import answer, query_data

@@ -20,7 +20,8 @@ from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import steps
 from planner.cautions import cautions
 from planner.evaluated import Progress, evaluate
-from planner.fronts import Against, front
+from planner.fronts import front
+from planner.large_fleet import Against
 from planner.plan import as_text, atomic_write
 from planner.query import Query, Target
 from planner.reopen import reopen

@@ -20,7 +20,9 @@ from planner.rates import matched_qps
 
 @pytest.fixture(scope="module")
 def found(make_query: Callable[..., Query]) -> Evaluated:
-    return evaluate(make_query(runtime="disaggregated"), store=PerfStore())
+    # Without a target on first tokens, nothing couples the pools.
+    query = make_query(runtime="disaggregated", slo={"ttit": "30ms"})
+    return evaluate(query, store=PerfStore())
 
 
 def test_one_layout_alone_serves_as_much(found: Evaluated) -> None:

@@ -44,7 +44,8 @@ def test_along_a_front_the_price_falls(found: Evaluated, against: Any) -> None:
         assert (np.diff(one["usd_per_hour_per_qps"]) < 0).all()
 
 
-def test_nothing_lies_below(found: Evaluated) -> None:
+def test_nothing_lies_below() -> None:
+    found = evaluate(query(slo={"ttit": "30ms"}), store=STORE)
     rows, all_of_them = front(found), configurations(found)
     assert len(all_of_them) == sum(len(one) for one in found.candidates)
     first = {
@@ -87,6 +88,14 @@ def test_a_kinds_front_is_what_no_devices_beat(found: Evaluated, against: Any) -
         for row in one.iter_rows(named=True):
             faster = others.filter(pl.col(latency) <= row[latency])
             assert faster[price].min() == row[price]
+
+
+def test_first_tokens_are_in_time_in_full(found: Evaluated) -> None:
+    assert front(found)["ttft_s"].max() <= 0.5  # type: ignore[operator]
+    tight = found.under(query(slo={"ttft": "210ms", "ttit": "30ms"}))
+    rows = front(tight)
+    assert rows["ttft_s"].max() <= 0.21  # type: ignore[operator]
+    assert set(rows["kind"]) == {"continuous", "disaggregated", "heterogeneous"}
 
 
 def test_rates_of_two_pools_add_up_to_the_fleets(found: Evaluated) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from perfmodel.database import PerfStore
 from planner.evaluated import Evaluated, evaluate
-from planner.fronts import front, usd_per_hour_per_qps
-from planner.large_fleet import large_fleets
+from planner.fronts import front
+from planner.large_fleet import large_fleets, usd_per_hour_per_qps
 from planner.query import Query
 from planner.transfer import transfer_s
 
