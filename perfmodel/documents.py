@@ -1,4 +1,4 @@
-"""YAML documents that remember their lines, and their validation into pydantic models.
+"""YAML and JSON documents that remember their lines, and their validation into pydantic models.
 
 Every file a user writes (query, device, price list) is read here, so that every
 mistake is reported the same way: file, line, field, and what was expected.
@@ -6,6 +6,7 @@ mistake is reported the same way: file, line, field, and what was expected.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,7 @@ FieldPath = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed YAML file: plain data, and the line on which each field stands.
+    """A parsed file: plain data, and the line on which each field stands.
 
     Attributes:
         files: of fields that stand in another file, which it is (`perfmodel.inheritance`).
@@ -54,15 +55,7 @@ def read_yaml(path: Path) -> Document:
         ConfigError: the file is missing, not UTF-8, or not YAML (with line and column),
             or gives the same key twice.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; expected a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    return parse_yaml(text, path)
+    return parse_yaml(_read_text(path, "YAML"), path)
 
 
 def parse_yaml(text: str, path: Path) -> Document:
@@ -72,10 +65,7 @@ def parse_yaml(text: str, path: Path) -> Document:
         ConfigError: it is not YAML (with line and column), or gives the same key twice.
     """
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[FieldPath, int] = {}
-        if node is not None:
-            _record_lines(node, (), lines, path)
+        lines = _lines(text, path)
         data = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -88,6 +78,48 @@ def parse_yaml(text: str, path: Path) -> Document:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     return Document(path, data, lines)
+
+
+def read_json_document(path: Path) -> Document:
+    """Read one JSON file, remembering its lines.
+
+    Raises:
+        ConfigError: the file is missing, not UTF-8, or not JSON (with line and column),
+            or gives the same key twice.
+    """
+    text = _read_text(path, "JSON")
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}:{error.lineno}:{error.colno}"
+        raise ConfigError(f"{where}: not valid JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    try:
+        # JSON is YAML as far as its structure goes, tabs between tokens apart.
+        lines = _lines(text.replace("\t", " "), path)
+    except yaml.YAMLError:
+        lines = {}
+    return Document(path, data, lines)
+
+
+def _read_text(path: Path, kind: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: is a folder; expected a {kind} file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+
+
+def _lines(text: str, path: Path) -> dict[FieldPath, int]:
+    lines: dict[FieldPath, int] = {}
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if node is not None:
+        _record_lines(node, (), lines, path)
+    return lines
 
 
 def _record_lines(

@@ -62,8 +62,17 @@ def batch(
 
 
 def fleet(
-    catalog: CatalogPath,
-    results: Annotated[Path, typer.Option(help="Folder of results, which `batch` also uses.")],
+    catalog: Annotated[
+        Path,
+        typer.Argument(
+            help="Catalog (YAML), a folder of query files, or requests by size and what devices "
+            "serve of them (JSON)."
+        ),
+    ],
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Folder of results, which `batch` also uses; a catalog needs it."),
+    ] = None,
     current: Annotated[
         Path | None, typer.Option(help="Today's fleet (YAML): what should be moved?")
     ] = None,
@@ -77,13 +86,23 @@ def fleet(
 ) -> None:
     """The cheapest hosts for all services of a catalog together, and who runs on which.
 
-    Example: planner fleet examples/catalogs/six_services.yaml --results results
+    A JSON file in Mélange's form (workload_distribution, gpu_info, total_request_rate,
+    slice_factor) is answered with the cheapest mix of device types.
+
+    Example: planner fleet examples/catalogs/three_services.yaml --results results
     """
     from perfmodel.errors import InputError
     from planner.catalog import NOTHING, plan_fleet, read_current, write_fleet
     from planner.catalog.report import print_fleet
+    from planner.melange import is_melange
 
     try:
+        if is_melange(catalog):
+            for_catalogs = {"results": results, "current": current, "scheduler": scheduler}
+            _mix(catalog, out, seconds, [f"--{k}" for k, v in for_catalogs.items() if v])
+            return
+        if results is None:
+            fail("--results: expected the folder of the services' results")
         today = NOTHING if current is None else read_current(current)
         read, solved = _solved(
             catalog, results, workers, scheduler, search, search_path, perfdb_path
@@ -103,6 +122,23 @@ def fleet(
         typer.echo(f"error: {name}: {error_text}", err=True)
     if found.left_out:
         raise typer.Exit(FAILED)
+
+
+def _mix(path: Path, out: Path | None, limit_s: float, misplaced: Sequence[str]) -> None:
+    """Answer Mélange's problem."""
+    from perfmodel.errors import ConfigError
+    from planner.melange import cheapest_mix, read_melange, write_mix
+    from planner.melange_report import print_mix
+
+    if misplaced:
+        raise ConfigError(f"{', '.join(misplaced)}: for catalogs; {path} has no services")
+    try:
+        found = cheapest_mix(read_melange(path), limit_s=limit_s)
+    except TimeoutError as error:
+        fail(str(error), FAILED)
+    if out is not None:
+        write_mix(found, out)
+    print_mix(found, console())
 
 
 def _solved(
