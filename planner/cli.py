@@ -190,15 +190,22 @@ app.command()(tco)
 
 @app.command()
 def schema(
+    kind: Annotated[str, typer.Argument(help="Of which file: query, catalog, or mix.")] = "query",
     as_json: Annotated[bool, typer.Option("--json", help="The JSON Schema itself.")] = False,
 ) -> None:
-    """Document every field of a query file."""
-    from planner.schema import json_schema, print_schema
+    """Document every field of a query file, of a catalog, or of a mix's input (JSON).
 
+    Example: planner schema catalog
+    """
+    from planner.schema import KINDS, file_model, json_schema, print_schema
+
+    if kind not in KINDS:
+        _fail(f"expected one of {', '.join(KINDS)}, got {kind!r}", BAD_INPUT)
+    model = file_model(kind)
     if as_json:
-        typer.echo(json_schema())
+        typer.echo(json_schema(model))
     else:
-        print_schema(_console())
+        print_schema(_console(), model)
 
 
 @app.command()
