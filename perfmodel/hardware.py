@@ -256,6 +256,8 @@ def _read_device(path: Path, search_path: tuple[Path, ...]) -> Device:
     if last.span != UNLIMITED:
         raise fail(("links", i, "span"), "the outermost link's span must be unlimited")
     links = [link for link, _ in read]
+    if isinstance(host := get(("host",)), dict) and "source" in host:
+        sources["host.devices"] = str(host["source"])
     for link, i in read:
         sources[f"links.{link.name}"] = _link_source(document, i)
     return Device(

@@ -248,8 +248,17 @@ def models(
 
 
 @app.command()
-def devices(search_path: SearchPath = None, perfdb_path: PerfdbPath = None) -> None:
-    """List devices: memory, bandwidth, peak, default price, and whose operators are measured."""
+def devices(
+    device: Annotated[
+        str | None, typer.Argument(help="One device, or path to its file, in detail.")
+    ] = None,
+    search_path: SearchPath = None,
+    perfdb_path: PerfdbPath = None,
+) -> None:
+    """List devices: memory, bandwidth, peak, default price, and whose operators are measured.
+
+    Example: planner devices h100_sxm
+    """
     from rich.table import Table
 
     from perfmodel.database import PerfStore
@@ -263,17 +272,24 @@ def devices(search_path: SearchPath = None, perfdb_path: PerfdbPath = None) -> N
     table = Table("device", "memory", "TB/s", "bf16 TFLOP/s", "host", "USD/h", "measured", box=None)
     try:
         store = PerfStore(perfdb_path or [])
+        if device is not None:
+            from planner.device_report import print_device
+
+            one = load_device(device, places)
+            engines = [e for e in store.engines(one.tables) if e != "nccl"]
+            print_device(one, engines, _console())
+            return
         prices = price_list()
         for name in device_names(places):
-            device = load_device(name, places)
-            price = prices.get(device.name)
-            measured = [e for e in store.engines(device.name) if e != "nccl"]
+            listed = load_device(name, places)
+            price = prices.get(listed.name)
+            measured = [e for e in store.engines(listed.name) if e != "nccl"]
             table.add_row(
-                device.name,
-                format_bytes(device.memory_bytes),
-                f"{device.memory_bandwidth_bytes_per_s / 1e12:.2f}",
-                f"{device.peak_flops_per_s['bf16'] / 1e12:,.0f}",
-                str(device.host_devices),
+                listed.name,
+                format_bytes(listed.memory_bytes),
+                f"{listed.memory_bandwidth_bytes_per_s / 1e12:.2f}",
+                f"{listed.peak_flops_per_s['bf16'] / 1e12:,.0f}",
+                str(listed.host_devices),
                 f"{price[0]:.2f}" if price else "-",
                 ", ".join(measured) or "no (analytic)",
             )
