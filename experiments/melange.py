@@ -31,7 +31,7 @@ from rich.table import Table
 from perfmodel.database import PerfStore
 from perfmodel.documents import read_yaml
 from planner.candidates import Funnel
-from planner.melange import Mix, cheapest_mix, read_melange
+from planner.melange import Mix, alone_usd_per_hour, cheapest_mix, read_melange
 from planner.problem import PRICES, resolve
 from planner.query import Query
 from planner.sweep import Space
@@ -47,8 +47,9 @@ SLICES = (1, 4, 8)
 SMALLEST_SHARE = 0.002
 """Buckets with a smaller share of the requests are empty."""
 
-NEARLY_NOTHING = 1e-5
-"""Requests/s in the peer's input where a device serves none: it divides by the figure."""
+NEVER = 1000
+"""Devices that a slice keeps busy, in the peer's input, where they can't serve it: it divides by
+throughputs, which therefore must not be 0, nor so small that its solver loses digits."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +177,12 @@ def check(data: dict[str, Any], mix: Mix) -> None:
 
 def peers(data: dict[str, Any], checkout: Path, limit_s: float) -> dict[str, Any]:
     """The peer's counts, cost and seconds; `found` is None where it gave no answer in time."""
+    rates = np.array(data["workload_distribution"]) * data["total_request_rate"]
+    least = np.where(rates > 0, rates / data["slice_factor"] / NEVER, 1.0)
     devices = {
         name: {
             "cost": entry["cost"],
-            "tputs": [[rate or NEARLY_NOTHING for rate in row] for row in entry["tputs"]],
+            "tputs": np.where(np.array(entry["tputs"]) > 0, entry["tputs"], least).tolist(),
         }
         for name, entry in data["gpu_info"].items()
     }
@@ -220,6 +223,7 @@ def compare(
         "usd_per_hour": mix.usd_per_hour,
         "gap": mix.gap,
         "seconds": mix.seconds,
+        "one_type_usd_per_hour": float(alone_usd_per_hour(mix.problem).min()),
         "counts": {d.name: int(n) for d, n in zip(mix.problem.devices, mix.counts, strict=True)},
         "split_at_will_usd_per_hour": ours(one, limit_s).usd_per_hour,
     }
@@ -275,6 +279,13 @@ def main() -> None:
         name = f"{seed}: {setting.model.rsplit('-', 1)[-1]} {setting.tpot}"
         rows.append(compare(name, data, options.peer, options.seconds))
     print_rows(rows, console)
+    saved = [1.0 - row["usd_per_hour"] / row["one_type_usd_per_hour"] for row in rows]
+    split = [row["split_at_will_usd_per_hour"] / row["usd_per_hour"] - 1.0 for row in rows]
+    console.print(
+        f"against the cheapest single type: {np.median(saved):.1%} less in the median, "
+        f"{max(saved):.1%} at most; split at will: {-np.median(split):.1%} less, "
+        f"{-min(split):.1%} at most"
+    )
     above = [
         row["name"]
         for row in rows

@@ -7,6 +7,7 @@ and leaves them as they are.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +47,9 @@ SUMMARIZED = (
 
 WAITING_PER_WORKER = 4
 """Services handed to the executor at a time, per worker: what is finished is written soon."""
+
+SCHEDULER_S = 8.0
+"""How long a scheduler has to answer."""
 
 Progress = Callable[[str, float], None]
 
@@ -221,11 +225,19 @@ def read_result(folder: Path, name: str, digest: str) -> Result | None:
     """A result computed before, if it is whole and of the same digest."""
     try:
         data = json.loads(_file(folder, name).read_text(encoding="utf-8"))
-        if data["schema"] != SCHEMA or data["digest"] != digest:
+        if data["schema"] != SCHEMA or data["digest"] != digest or not _whole(data):
             return None
         return Result(name, digest, data["plan"], data["error"], computed=False)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _whole(data: dict[str, Any]) -> bool:
+    """Whether a result has a plan with its fleets, or else says why there is none."""
+    if data["plan"] is None:
+        return isinstance(data["error"], str) and data["error"] != ""
+    fleets = [data["plan"]["best"], *data["plan"]["alternatives"]]
+    return all(fleet["pools"] and fleet["hosts"] for fleet in fleets)
 
 
 def write_result(folder: Path, result: Result) -> None:
@@ -262,6 +274,19 @@ def local_processes(count: int | None = None) -> Iterator[tuple[Executor, int]]:
         yield executor, workers
 
 
+async def _identity(address: str) -> dict[str, Any]:
+    """What a Dask server says it is."""
+    from distributed.core import rpc
+
+    connect: Any = rpc
+    server = connect(address, timeout=SCHEDULER_S)
+    try:
+        identity: dict[str, Any] = await server.identity()
+        return identity
+    finally:
+        server.close_comms()
+
+
 @contextmanager
 def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
     """The workers of a Dask scheduler.
@@ -277,8 +302,18 @@ def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
         ) from None
     connect: Any = distributed.Client
     try:
-        client = connect(address, timeout="10s")
-    except (OSError, TimeoutError, ValueError) as error:
+        # A client would wait for ever for a server of something else to speak its language.
+        what = asyncio.run(asyncio.wait_for(_identity(address), SCHEDULER_S))
+        if what.get("type") != "Scheduler":
+            raise ConfigError(f"--scheduler: {address} is not a scheduler: {what.get('type')}")
+        client = connect(address, timeout=SCHEDULER_S)
+    except (TimeoutError, MemoryError):  # the latter: of a length that was none
+        raise ConfigError(
+            f"--scheduler: {address} does not answer as a Dask scheduler in {SCHEDULER_S:g} s"
+        ) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"--scheduler: {address} does not answer: {error}") from None
     with client:
         workers = sum(client.nthreads().values())

@@ -281,11 +281,11 @@ def test_truncated_file_is_refused_and_the_others_are_written(package):
 
 
 def test_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
-    def fail(self: pl.DataFrame, file: str, **_: object) -> None:
-        Path(file).write_bytes(b"half")
+    def fail(self: Path, _content: bytes) -> None:
+        self.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(OSError, match="disk full"):
         write_table(pl.DataFrame({"a": [1]}), tmp_path / "d" / "t.parquet")
     assert list((tmp_path / "d").iterdir()) == []

@@ -210,7 +210,8 @@ def test_processes_and_a_cluster_that_loses_a_worker_give_the_same(
     assert contents(tmp_path / "cluster") == contents(tmp_path / "here")
 
 
-def test_a_scheduler_that_does_not_answer() -> None:
+def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("planner.catalog.batch.SCHEDULER_S", 1.0)
     with pytest.raises(ConfigError, match="does not answer"), dask_cluster("tcp://127.0.0.1:1"):
         pass
     with pytest.raises(ConfigError, match="does not answer"), dask_cluster("nonsense://x"):
