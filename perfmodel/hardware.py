@@ -33,6 +33,15 @@ LINK_FIELDS = (
     *("oversubscription", "achieved", "source"),
 )
 
+LEAST = {
+    "memory": "1GiB",
+    "memory_bandwidth": "1GB/s",
+    "peak": "1GFLOP/s",
+    "bandwidth": "1MB/s",
+    "link": "1MB/s",
+}
+"""What every device, host and link exceeds: a figure below has lost its unit."""
+
 __all__ = ["UNLIMITED", "Device", "Link", "device_names", "load_device"]
 
 
@@ -197,6 +206,10 @@ def _read_device(path: Path, search_path: tuple[Path, ...]) -> Device:
             raise fail(location, str(error)) from None
         if not value > 0:
             raise fail(location, f"expected a positive {kind} quantity, got {text!r}")
+        least = LEAST.get(str(location[0] if location[0] == "peak" else location[-1]))
+        if least is not None and value < parse_quantity(least, kind):
+            problem = "its unit is missing, or too small"
+            raise fail(location, f"expected at least {least}, got {text!r}: {problem}")
         return value
 
     def of_host(name: str, kind: str) -> float | None:

@@ -395,7 +395,10 @@ class SearchChoice(Strict):
     """Limits of the search."""
 
     max_replica_devices: int = Field(
-        default=256, ge=1, le=256, description="Devices of one replica, at most."
+        default=256,
+        ge=1,
+        le=256,
+        description="Devices of one replica, at most: a power of two, as replicas are.",
     )
     max_utilization: float | None = Field(
         default=None,
@@ -404,6 +407,17 @@ class SearchChoice(Strict):
         description="Load over capacity of any pool, at most; 0.95 for Poisson arrivals, "
         "1 for steady ones if not given.",
     )
+
+    @field_validator("max_replica_devices")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            less = 1 << (value.bit_length() - 1)
+            raise ValueError(
+                f"expected a power of two, as replicas have devices: {less} or {2 * less}, "
+                f"got {value}"
+            )
+        return value
 
 
 Runtime = Literal["continuous", "disaggregated"]

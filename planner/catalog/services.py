@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from perfmodel.documents import Document, read_yaml, validate
+from perfmodel.documents import Document, message, read_yaml, validate
 from perfmodel.errors import ConfigError
 from planner.query import Query
 
@@ -167,8 +167,7 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"])
-        message = str(problem["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {field}: {message}") from None
+        raise ConfigError(f"{where}: {field}: {message(problem)}") from None
     if file.headroom and parsed.workload.qps != "max":
         more = parsed.workload.qps * (1.0 + file.headroom)
         workload = parsed.workload.model_copy(update={"qps": more})

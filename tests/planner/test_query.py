@@ -257,6 +257,22 @@ WRONG = [
     ),
     (
         "model: Qwen/Qwen3-8B",
+        "model: x\nsearch: {max_replica_devices: 100}",
+        2,
+        "search.max_replica_devices",
+        "a power of two, as replicas have devices: 64 or 128, got 100",
+    ),
+    *(
+        ("model: Qwen/Qwen3-8B", f"model: x\n{given}", 2, field, "put one that is meant in quotes")
+        for given, field in (
+            ("kv_transfer: {overlap: no}", "kv_transfer.overlap"),
+            ("prefix_cache: {tier: [off]}", "prefix_cache.tier.0"),
+            ("engine: on", "engine"),
+            ("encoder: no", "encoder"),
+        )
+    ),
+    (
+        "model: Qwen/Qwen3-8B",
         "model: x\nsearch: {max_utilization: 1.2}",
         2,
         "search.max_utilization",

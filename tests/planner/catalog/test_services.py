@@ -68,6 +68,26 @@ def test_one_bad_service_leaves_the_others(catalog_file: CatalogFile) -> None:
     assert "services.bad: workload.qps" in str(error)
 
 
+def test_a_word_that_yaml_takes_for_a_boolean(catalog_file: CatalogFile) -> None:
+    path = catalog_file(services={"a": {"kv_transfer": {"overlap": False}}})
+    (error,) = load_catalog(path)[1]
+    assert "services.a: kv_transfer.overlap: Input should be 'none' or 'layerwise'" in str(error)
+    assert "put one that is meant in quotes" in str(error)
+    # Norway.
+    path = catalog_file(services={"a": {"region": False}})
+    with pytest.raises(ConfigError, match=r"services\.a\.region: .*quotes"):
+        load_catalog(path)
+
+
+def test_two_files_of_one_name_are_one_service(tmp_path: Path) -> None:
+    example = Path(__file__).parents[3] / "examples" / "safety_llama3_8b.yaml"
+    for name in ("a.yaml", "a.yml"):
+        (tmp_path / name).write_text(example.read_text())
+    catalog, (error,) = load_catalog(tmp_path)
+    assert [s.name for s in catalog.services] == ["a"]
+    assert "a.yml: a second service of the name a" in str(error)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
