@@ -73,7 +73,7 @@ def _buckets(mix: Mix) -> Table:
     table.add_column("served by")
     for (row, column), qps, shares in mix.served_by():
         who = ", ".join(
-            name if share == 1 else f"{share:.3g} of it {name}"
+            name if share == 1 else f"{100 * share:.3g}% {name}"
             for name, share in sorted(shares.items(), key=lambda item: -item[1])
         )
         table.add_row(f"{row}, {column}", f"{qps:,.4g}", who)

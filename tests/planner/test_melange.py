@@ -353,6 +353,14 @@ def test_a_mix_from_the_command_line(tmp_path: Path) -> None:
     assert json.loads(out.read_text())["usd_per_hour"] <= 6.0
 
 
+def test_the_shipped_example() -> None:
+    said = planner("fleet", Path(__file__).parents[2] / "examples" / "mix_qwen3_8b.json")
+    assert said.exit_code == 0, said.output
+    assert "$59.50 per hour: 1 x l40s, 4 x b200_sxm" in said.stdout
+    assert "proven" in said.stdout
+    assert "75% b200_sxm, 25% l40s" in said.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
