@@ -33,6 +33,9 @@ SCHEMA = "planner.mix/1"
 LOAD_TOLERANCE = 1e-6
 """Devices by which a type's load may exceed their count: what HiGHS takes for satisfied."""
 
+GAP_TOLERANCE = 1e-6
+"""Share of the price up to which HiGHS takes a bound for met."""
+
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Matrix = Annotated[
     tuple[Annotated[tuple[Number, ...], Field(min_length=1)], ...], Field(min_length=1)
@@ -154,7 +157,7 @@ class Mix:
         if self.usd_per_hour <= 0:
             return 0.0
         gap = (self.usd_per_hour - self.bound_usd_per_hour) / self.usd_per_hour
-        return gap if gap > 1e-9 else 0.0
+        return gap if gap > GAP_TOLERANCE else 0.0
 
     def served_by(self) -> Iterator[tuple[tuple[int, int], float, dict[str, float]]]:
         """Each bucket with demand: its place, requests/s, and the share of each type."""
