@@ -11,7 +11,14 @@ import asyncio
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -264,14 +271,24 @@ def _file(folder: Path, name: str) -> Path:
 
 @contextmanager
 def local_processes(count: int | None = None) -> Iterator[tuple[Executor, int]]:
-    """Processes of this machine, as many as it has processors if not said."""
+    """Processes of this machine, as many as it has processors if not said.
+
+    Raises:
+        ConfigError: one of them was killed.
+    """
     import multiprocessing
 
     workers = count or len(os.sched_getaffinity(0))
     # Forked processes would inherit the threads of solvers in unknown states.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as executor:
-        yield executor, workers
+        try:
+            yield executor, workers
+        except BrokenExecutor:
+            raise ConfigError(
+                f"one of {workers} processes was killed (for want of memory, if not by you); run "
+                "again to go on from the results so far, with fewer --workers"
+            ) from None
 
 
 async def _identity(address: str) -> dict[str, Any]:
@@ -292,7 +309,7 @@ def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
     """The workers of a Dask scheduler.
 
     Raises:
-        ConfigError: the package is missing, or no scheduler answers.
+        ConfigError: the package is missing, no scheduler answers, or it is lost.
     """
     try:
         import distributed
@@ -319,4 +336,10 @@ def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
         workers = sum(client.nthreads().values())
         if not workers:
             raise ConfigError(f"--scheduler: {address} has no workers")
-        yield client.get_executor(retries=3, pure=False), workers
+        try:
+            yield client.get_executor(retries=3, pure=False), workers
+        except CancelledError:
+            raise ConfigError(
+                f"--scheduler: {address} was lost on the way; run again to go on from the results "
+                "so far"
+            ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from math import ceil
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from perfmodel.errors import ConfigError
@@ -27,6 +29,7 @@ from planner.melange import (
     is_melange,
     read_melange,
 )
+from planner.melange_report import print_mix
 
 SMALL: dict[str, Any] = {
     "workload_distribution": [[0.5, 0.25], [0.25, 0]],
@@ -351,6 +354,17 @@ def test_a_mix_from_the_command_line(tmp_path: Path) -> None:
     split = planner("fleet", written(tmp_path, changed(slice_factor=None)), "--out", out)
     assert "however buckets are split" in split.stdout
     assert json.loads(out.read_text())["usd_per_hour"] <= 6.0
+
+
+def test_what_is_not_proven_is_said(tmp_path: Path) -> None:
+    found = cheapest_mix(read_melange(written(tmp_path, SMALL)))
+    console = Console(width=80, record=True)
+    print_mix(replace(found, bound_usd_per_hour=4.5), console)
+    assert (
+        "at most 25.00% above the cheapest mix of whole buckets ($4.50 at least"
+        in console.export_text()
+    )
+    assert replace(found, bound_usd_per_hour=4.5).to_dict()["proven"] is False
 
 
 def test_the_shipped_example() -> None:

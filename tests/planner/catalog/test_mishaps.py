@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 
 from perfmodel.errors import ConfigError
-from planner.catalog import Settings, dask_cluster, load_catalog, run_batch
+from planner.catalog import Settings, dask_cluster, load_catalog, local_processes, run_batch
 from planner.catalog.batch import SUMMARY
 
 CatalogFile = Callable[..., Path]
@@ -126,6 +128,34 @@ def test_a_server_that_is_no_scheduler(answer: bytes, monkeypatch: pytest.Monkey
         dask_cluster(address),
     ):
         pass
+
+
+def test_a_scheduler_that_is_lost_on_the_way() -> None:
+    import dask
+    from distributed import LocalCluster
+
+    def lose(cluster: Any) -> None:
+        with dask_cluster(cluster.scheduler_address) as (executor, _):
+            future = executor.submit(time.sleep, 0.5)
+            cluster.sync(cluster.scheduler.close)
+            future.result()
+
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),  # to find it again
+        LocalCluster(
+            n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
+        ) as cluster,
+        pytest.raises(ConfigError, match="was lost on the way; run again to go on"),
+    ):
+        lose(cluster)
+
+
+def test_a_process_that_is_killed() -> None:
+    with (
+        pytest.raises(ConfigError, match="one of 1 processes was killed"),
+        local_processes(1) as (executor, _),
+    ):
+        executor.submit(os._exit, 1).result()
 
 
 def test_a_worker_is_no_scheduler() -> None:
