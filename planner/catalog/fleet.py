@@ -11,10 +11,10 @@ from perfmodel.documents import read_yaml
 from perfmodel.errors import ConfigError, InputError
 from planner.catalog.assignment import Assignment, Option, Supply, assign
 from planner.catalog.batch import Result
-from planner.catalog.services import ANYWHERE, Catalog, Service
-from planner.fleet import hosts_needed
+from planner.catalog.placing import Key, devices_of, offers_of, pools_of, supply_of, taken
+from planner.catalog.services import Catalog, Service
 from planner.plan import as_text, atomic_write
-from planner.problem import Offer, resolve
+from planner.problem import Offer
 
 SCHEMA = "planner.fleet/1"
 
@@ -92,6 +92,11 @@ class Current:
     usd_per_moved_device: float = 0.0
     hours: float = 720.0
 
+    def moved(self, service: str, devices: Mapping[str, int]) -> int:
+        """Devices, by type, that a service does not have today."""
+        today = self.devices.get(service, {})
+        return sum(max(count - today.get(device, 0), 0) for device, count in devices.items())
+
     def usd_per_hour(self, moved: int) -> float:
         """Price of moving so many devices."""
         return moved * self.usd_per_moved_device / self.hours
@@ -163,9 +168,9 @@ def plan_fleet(
     left_out = {r.name: r.error for r in results if r.plan is None}
     if not served:
         raise InputError("no service has a plan\n" + "\n".join(left_out.values()))
-    offers = _offers(catalog, served, search_path)
+    offers = offers_of(catalog, served, search_path)
     keys = sorted(offers)
-    supplies = [_supply(catalog, key, offers[key]) for key in keys]
+    supplies = [supply_of(catalog, key, offers[key]) for key in keys]
     fleets = [_fleets(plans[s.name]) for s in served]
     options = [
         [_option(s, fleet, keys, offers, catalog.share_hosts, current) for fleet in fleets[i]]
@@ -192,41 +197,6 @@ def plan_fleet(
     )
 
 
-Key = tuple[str, str]
-"""Device type and region."""
-
-
-def _offers(
-    catalog: Catalog, services: Sequence[Service], search_path: Sequence[Path]
-) -> dict[Key, Offer]:
-    """The devices that services may use, by type and region; one price and host for each."""
-    found: dict[Key, tuple[Offer, str]] = {}
-    for service in services:
-        for offer in resolve(service.query, search_path).offers:
-            key = (offer.device.name, service.region)
-            known, first = found.setdefault(key, (offer, service.name))
-            for field in ("usd_per_device_hour", "host_devices"):
-                mine, other = getattr(offer, field), getattr(known, field)
-                if mine != other:
-                    raise ConfigError(
-                        f"{service.source}: {field} of {offer.device.name} is {mine:g}, "
-                        f"but {other:g} in {first}: services of a region share their hosts"
-                    )
-    return {key: offer for key, (offer, _) in found.items()}
-
-
-def _supply(catalog: Catalog, key: Key, offer: Offer) -> Supply:
-    device, region = key
-    devices = catalog.inventory.get(key, catalog.inventory.get((device, ANYWHERE)))
-    return Supply(
-        name=f"{device} in {region}" if region else device,
-        host_devices=offer.host_devices,
-        usd_per_host_hour=offer.host_devices * offer.usd_per_device_hour,
-        inventory=None if devices is None else devices // offer.host_devices,
-        spare=catalog.spare_hosts,
-    )
-
-
 def _fleets(result: Result) -> list[dict[str, Any]]:
     assert result.plan is not None
     return [result.plan["best"], *result.plan["alternatives"]]
@@ -241,41 +211,13 @@ def _option(
     current: Current,
 ) -> Option:
     """A fleet as hosts that it fills, and devices on hosts that it may share."""
-    hosts, devices = [0] * len(keys), [0] * len(keys)
-    for i, key in enumerate(keys):
-        if key[1] != service.region:
-            continue
-        size = offers[key].host_devices
-        own: dict[int, int] = {}
-        for pool in fleet["pools"]:
-            world = pool["devices_per_replica"]
-            if pool["device"] != key[0]:
-                continue
-            if share and world < size and size % world == 0 and size & (size - 1) == 0:
-                # Sizes that divide one another and the host leave no gaps in it.
-                devices[i] += world * pool["replicas"]
-            else:
-                own[world] = own.get(world, 0) + pool["replicas"]
-        hosts[i] = hosts_needed(own, size)
-    moved = _moved(service.name, _devices(fleet), current)
-    return Option(tuple(hosts), tuple(devices), current.usd_per_hour(moved))
-
-
-def _devices(fleet: Mapping[str, Any]) -> dict[str, int]:
-    used: dict[str, int] = {}
-    for pool in fleet["pools"]:
-        count = pool["devices_per_replica"] * pool["replicas"]
-        used[pool["device"]] = used.get(pool["device"], 0) + count
-    return used
-
-
-def _moved(name: str, devices: Mapping[str, int], current: Current) -> int:
-    today = current.devices.get(name, {})
-    return sum(max(count - today.get(device, 0), 0) for device, count in devices.items())
+    pools = pools_of(fleet)
+    moved = current.moved(service.name, devices_of(pools))
+    return Option(*taken(pools, service.region, keys, offers, share), current.usd_per_hour(moved))
 
 
 def _service_plan(service: Service, fleet: dict[str, Any], current: Current) -> ServicePlan:
-    devices = _devices(fleet)
+    devices = devices_of(pools_of(fleet))
     price = {h["device"]: h["usd_per_device_hour"] for h in fleet["hosts"]}
     return ServicePlan(
         name=service.name,
@@ -283,7 +225,7 @@ def _service_plan(service: Service, fleet: dict[str, Any], current: Current) -> 
         kind=fleet["kind"],
         devices=devices,
         usd_per_hour=sum(count * price[device] for device, count in devices.items()),
-        moved_devices=_moved(service.name, devices, current),
+        moved_devices=current.moved(service.name, devices),
         fleet=fleet,
     )
 
