@@ -127,7 +127,7 @@ def validate(document: Document, model: type[Model]) -> Model:
         return model.model_validate(document.data, context={"folder": document.path.parent})
     except ValidationError as error:
         problems = [
-            f"{document.where(_in_document(document, problem['loc']))}: {_message(problem)}"
+            f"{document.where(_in_document(document, problem['loc']))}: {message(problem)}"
             for problem in _causes(error.errors(include_url=False))
         ]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
@@ -162,7 +162,7 @@ def _in_document(document: Document, location: tuple[str | int, ...]) -> tuple[s
 _BRANCHES = {"int", "float", "str", "bool", "dict", "list", "constrained-str", "literal"}
 
 
-def _message(problem: Mapping[str, Any]) -> str:
+def message(problem: Mapping[str, Any]) -> str:
     """One pydantic problem in the words of a person who wrote the file."""
     given = problem.get("input")
     kind = problem["type"]

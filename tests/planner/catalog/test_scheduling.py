@@ -159,7 +159,7 @@ def may_stop(on_demand: tuple[int, ...], least: int) -> bool:
     for count in on_demand * 4:
         ages = sorted((age + 1 for age in ages), reverse=True)
         while len(ages) > count:
-            if ages.pop(0) <= least:
+            if ages.pop(0) < least:
                 return False
         ages += [0] * (count - len(ages))
     return True
