@@ -21,13 +21,18 @@ from perfmodel.database import PerfStore
 from perfmodel.database.importing import write_table
 from perfmodel.database.store import SHIPPED as SHIPPED_TABLES
 from perfmodel.errors import ConfigError, InputError
+from planner.catalog.families import families_of
 from planner.catalog.services import Service
 from planner.digest import digest, question
-from planner.plan import Plan, atomic_write
+from planner.evaluated import evaluate
+from planner.plan import atomic_write
 from planner.problem import resolve
-from planner.solve import solve
+from planner.solve import answer
 
 SCHEMA = "planner.result/1"
+
+OVER_TIME = "over_time"
+"""Where a result has its families, if the service's demand changes over time."""
 
 SUMMARY = "results.parquet"
 """One row per service, beside the results."""
@@ -72,7 +77,8 @@ class Result:
 
     Attributes:
         plan: as `Plan.to_dict` writes it; its alternatives are all fleets that none of
-            the others beats in the devices of every type.
+            the others beats in the devices of every type. Of a demand over time it is the plan
+            of the peak, with the families of `planner.catalog.families` at `OVER_TIME`.
         error: what is wrong with the query, or which limit no fleet meets.
         computed: in this run, not found.
     """
@@ -179,18 +185,19 @@ def _store(folders: tuple[Path, ...]) -> PerfStore:
 def solve_service(service: Service, settings: Settings) -> tuple[dict[str, Any] | None, str]:
     """The plan of a service as plain data, or what is wrong; runs in a worker."""
     try:
-        plan: Plan = solve(
+        found = evaluate(
             service.query,
             search=settings.search,
             seed=settings.seed,
             trials=settings.trials,
             search_path=settings.search_path,
             store=_store(settings.perfdb_path),
-            all_fleets=True,
         )
+        data = answer(found, all_fleets=True).to_dict()
+        if service.demand is not None:
+            data[OVER_TIME] = families_of(found, service.demand)
     except InputError as error:
         return None, f"{service.source}: {error}"
-    data = plan.to_dict()
     # What differs from run to run is no part of the result.
     data["search"].pop("seconds")
     return data, ""
@@ -199,8 +206,8 @@ def solve_service(service: Service, settings: Settings) -> tuple[dict[str, Any] 
 def digest_of(service: Service, settings: Settings) -> str:
     """What a service's result depends on, as a short text.
 
-    The query with all that it names (model, devices, prices, engine constants), the search, the
-    version of this package, and the operator tables by their sizes.
+    The query with all that it names (model, devices, prices, engine constants), its demands, the
+    search, the version of this package, and the operator tables by their sizes.
 
     Raises:
         InputError: the query names something unknown.
@@ -214,7 +221,9 @@ def digest_of(service: Service, settings: Settings) -> str:
         for folder in (*settings.perfdb_path, SHIPPED_TABLES)
         for file in sorted(folder.rglob("*.parquet"))
     ]
-    return digest(SCHEMA, question(problem), service.query.runtime, search, tables)
+    # When which demand comes does not matter to a service alone.
+    demand = () if service.demand is None else (sorted(service.demand.qps),)
+    return digest(SCHEMA, question(problem), service.query.runtime, search, tables, *demand)
 
 
 def read_result(folder: Path, name: str, digest: str) -> Result | None:
