@@ -14,7 +14,7 @@ from planner.cli_perfdb import PerfdbPath, SearchPath, console, fail
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from planner.catalog import Catalog, Result
+    from planner.catalog import Catalog, Current, Result
 
 FAILED = 3
 """Exit status where a service has no plan, or the inventories do not suffice."""
@@ -72,6 +72,10 @@ def fleet(
     scheduler: Scheduler = None,
     search: Annotated[str, typer.Option(help="exhaustive or tpe.")] = "exhaustive",
     seconds: Annotated[float, typer.Option(min=1, help="Time for the assignment.")] = 60.0,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw the hosts over time: a file that ends in .svg, .png or .html."),
+    ] = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -82,27 +86,69 @@ def fleet(
     from perfmodel.errors import InputError
     from planner.catalog import NOTHING, plan_fleet, read_current, write_fleet
     from planner.catalog.report import print_fleet
+    from planner.figures import check_ending
 
     try:
         today = NOTHING if current is None else read_current(current)
+        if figure is not None:
+            check_ending(figure)
         read, solved = _solved(
             catalog, results, workers, scheduler, search, search_path, perfdb_path
         )
     except InputError as error:
         fail(str(error))
+    if read.over_time:
+        left_out = _over_time(
+            read, solved, today, current is not None, search_path, seconds, out, figure
+        )
+    else:
+        if figure is not None:
+            fail("--figure: nothing in this catalog changes over time (demand, prices)")
+        try:
+            found = plan_fleet(
+                read, solved, current=today, search_path=search_path or [], limit_s=seconds
+            )
+            if out is not None:
+                write_fleet(found, out)
+        except InputError as error:
+            fail(str(error), FAILED)
+        print_fleet(found, console(), moving=current is not None)
+        left_out = found.left_out
+    for name, error_text in left_out.items():
+        typer.echo(f"error: {name}: {error_text}", err=True)
+    if left_out:
+        raise typer.Exit(FAILED)
+
+
+def _over_time(
+    catalog: Catalog,
+    results: Sequence[Result],
+    today: Current,
+    moving: bool,
+    search_path: Sequence[Path] | None,
+    seconds: float,
+    out: Path | None,
+    figure: Path | None,
+) -> dict[str, str]:
+    """Plan, write, draw and print a catalog that changes over time; who is left out, and why."""
+    from perfmodel.errors import InputError
+    from planner.catalog import plan_over_time, write_schedule
+    from planner.catalog.schedule_report import figure as drawn
+    from planner.catalog.schedule_report import print_schedule
+    from planner.figures import write_figure
+
     try:
-        found = plan_fleet(
-            read, solved, current=today, search_path=search_path or [], limit_s=seconds
+        found = plan_over_time(
+            catalog, results, current=today, search_path=search_path or [], limit_s=seconds
         )
         if out is not None:
-            write_fleet(found, out)
+            write_schedule(found, out)
+        if figure is not None:
+            write_figure(drawn(found), figure)
     except InputError as error:
         fail(str(error), FAILED)
-    print_fleet(found, console(), moving=current is not None)
-    for name, error_text in found.left_out.items():
-        typer.echo(f"error: {name}: {error_text}", err=True)
-    if found.left_out:
-        raise typer.Exit(FAILED)
+    print_schedule(found, console(), moving=moving)
+    return found.left_out
 
 
 def _solved(
@@ -119,13 +165,21 @@ def _solved(
     from rich.progress import Progress
 
     from perfmodel.errors import ConfigError
-    from planner.catalog import Settings, dask_cluster, load_catalog, local_processes, run_batch
+    from planner.catalog import (
+        Settings,
+        check_prices,
+        dask_cluster,
+        load_catalog,
+        local_processes,
+        run_batch,
+    )
 
     if search not in ("exhaustive", "tpe"):
         raise ConfigError(f"--search: expected exhaustive or tpe, got {search!r}")
     catalog, errors = load_catalog(path)
     for error in errors:
         typer.echo(f"error: {error}", err=True)
+    check_prices(catalog, search_path or ())
     settings = Settings(
         search=search,
         search_path=tuple(search_path or ()),

@@ -6,6 +6,7 @@
 | `run_batch` | a result per service, on any `concurrent.futures` executor |
 | `local_processes`, `dask_cluster` | executors |
 | `plan_fleet` | which plan each service takes, and the hosts of all together |
+| `plan_over_time` | the same where demand changes: replicas and hosts by slot |
 """
 
 from planner.catalog.batch import (
@@ -26,6 +27,9 @@ from planner.catalog.fleet import (
     read_current,
     write_fleet,
 )
+from planner.catalog.over_time import plan_over_time
+from planner.catalog.placing import check_prices
+from planner.catalog.schedule_plan import ScheduledFleet, write_schedule
 from planner.catalog.services import Catalog, Service, load_catalog
 
 __all__ = [
@@ -34,16 +38,20 @@ __all__ = [
     "CatalogFleet",
     "Current",
     "Result",
+    "ScheduledFleet",
     "Service",
     "Settings",
+    "check_prices",
     "dask_cluster",
     "digest_of",
     "load_catalog",
     "local_processes",
     "plan_fleet",
+    "plan_over_time",
     "read_current",
     "read_result",
     "run_batch",
     "write_fleet",
     "write_result",
+    "write_schedule",
 ]

@@ -24,7 +24,7 @@ FloatArray = NDArray[np.float64]
 HOUR_S = 3600.0
 DAY_HOURS, WEEK_HOURS = 24, 168
 
-MOST_LEVELS = 48
+MOST_LEVELS = 24
 """Demands that a service's configurations are sized at, at most; one between two of them is sized
 as the higher."""
 
@@ -179,11 +179,6 @@ class Demand:
     def repeated(self, hours: int) -> Demand:
         """The same over a horizon of so many hours, a multiple of its own."""
         return Demand(self.qps * (hours // self.hours), self.slot_s, self.note)
-
-
-def constant(qps: float, hours: int, slot_s: float) -> Demand:
-    """The same demand at all times."""
-    return Demand((qps,) * round(hours * HOUR_S / slot_s), slot_s)
 
 
 def demand_over_time(

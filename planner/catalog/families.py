@@ -7,7 +7,7 @@ those of the best fleets at several demands are tried, each sized at all of them
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -34,14 +34,14 @@ def families_of(evaluated: Evaluated, demand: Demand) -> dict[str, Any]:
     Raises:
         InfeasibleError: no configuration serves every demand.
     """
-    levels = demand.levels
-    found: dict[object, tuple[float, list[Choice]]] = {}
-    for qps, choice in _tried(evaluated, _few(demand)):
-        key = _configuration(choice)
-        if key not in found:
-            sized = [_sized(evaluated, choice, level) for level in levels]
-            found[key] = qps, [s for s in sized if s is not None]
-    whole = [(qps, sized) for qps, sized in found.values() if len(sized) == len(levels)]
+    levels, few = demand.levels, _few(demand)
+    found: dict[object, tuple[float, Choice]] = {}
+    for qps, choice in _tried(evaluated, few):
+        found.setdefault(_configuration(choice), (qps, choice))
+    # Most are beaten already at these demands, and need not be sized at all others.
+    some = _at_all(evaluated, found.values(), few)
+    some = [some[i] for i in _worthwhile([sized for _, sized in some])]
+    whole = _at_all(evaluated, [(qps, sized[0]) for qps, sized in some], levels)
     if not whole:
         raise InfeasibleError(
             f"no configuration meets the targets at all demands from {levels[0]:.4g} to "
@@ -58,6 +58,14 @@ def families_of(evaluated: Evaluated, demand: Demand) -> dict[str, Any]:
             for qps, sized in (whole[i] for i in _worthwhile([sized for _, sized in whole]))
         ],
     }
+
+
+def _at_all(
+    evaluated: Evaluated, found: Iterable[tuple[float, Choice]], demands: Sequence[float]
+) -> list[tuple[float, list[Choice]]]:
+    """Configurations with the replicas that each demand needs, if there are any for all."""
+    sized = [(qps, [_sized(evaluated, choice, d) for d in demands]) for qps, choice in found]
+    return [(qps, [c for c in choices if c]) for qps, choices in sized if None not in choices]
 
 
 def _few(demand: Demand) -> list[float]:
@@ -139,6 +147,8 @@ def _pools(choice: Choice) -> list[PoolUse]:
 
 def _worthwhile(families: Sequence[Sequence[Choice]]) -> list[int]:
     """Those that no other equals or beats in the devices and hosts of every type at all levels."""
+    if not families:
+        return []
     names = sorted({offer.device.name for sized in families for offer, _ in sized[-1].hosts})
     taken = np.zeros((len(families), len(families[0]), len(names), 2))
     for family, sized in enumerate(families):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perfmodel.errors import ConfigError
+from perfmodel.errors import ConfigError, InputError
 from planner.catalog.assignment import Supply
 from planner.catalog.services import ANYWHERE, Catalog, Service
 from planner.fleet import hosts_needed
@@ -42,6 +42,26 @@ def offers_of(
     return {key: offer for key, (offer, _) in found.items()}
 
 
+def check_prices(catalog: Catalog, search_path: Sequence[Path]) -> None:
+    """Refuse a price of a device that no service may use, before anything is solved.
+
+    Raises:
+        ConfigError: with file, line and the devices that there are.
+    """
+    names: set[str] = set()
+    for service in catalog.services if catalog.prices else ():
+        try:
+            names |= {offer.device.name for offer in resolve(service.query, search_path).offers}
+        except InputError:  # said where the service is solved
+            return
+    for name in catalog.prices:
+        if name not in names:
+            raise ConfigError(
+                f"{catalog.sources[f'prices.{name}']}: no service may use this device; "
+                f"expected one of {', '.join(sorted(names))}"
+            )
+
+
 def supply_of(catalog: Catalog, key: Key, offer: Offer) -> Supply:
     """The hosts of one device type in one region."""
     device, region = key
@@ -55,11 +75,17 @@ def supply_of(catalog: Catalog, key: Key, offer: Offer) -> Supply:
     )
 
 
-def pools_of(fleet: Mapping[str, Any]) -> list[PoolUse]:
-    """A fleet's pools, as `planner solve` writes one; single devices that encode among them."""
-    pools = [(p["device"], p["devices_per_replica"], p["replicas"]) for p in fleet["pools"]]
+def pool_plans(fleet: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The pools of a fleet that `planner solve` wrote; an encoder's, of single devices, last."""
     encoder = fleet.get("encoder")
-    return [*pools, (encoder["device"], 1, encoder["replicas"])] if encoder else pools
+    if not encoder:
+        return list(fleet["pools"])
+    return [*fleet["pools"], {"role": "encoder", "devices_per_replica": 1, "layout": "", **encoder}]
+
+
+def pools_of(fleet: Mapping[str, Any]) -> list[PoolUse]:
+    """What those pools use."""
+    return [(p["device"], p["devices_per_replica"], p["replicas"]) for p in pool_plans(fleet)]
 
 
 def taken(

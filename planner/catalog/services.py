@@ -118,7 +118,7 @@ class Catalog:
         inventory: devices at most by (device type, region).
         together: groups of services that must run on the same device types.
         prices: by device type.
-        source: the file.
+        sources: file and line of fields of its own, by their names.
     """
 
     services: tuple[Service, ...]
@@ -128,7 +128,7 @@ class Catalog:
     together: tuple[tuple[str, ...], ...] = ()
     prices: Mapping[str, DevicePrices] = field(default_factory=dict)
     autoscaling: Autoscaling = field(default_factory=Autoscaling)
-    source: str = ""
+    sources: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def over_time(self) -> bool:
@@ -166,7 +166,7 @@ def load_catalog(path: Path) -> tuple[Catalog, list[ConfigError]]:
         file.together,
         file.prices,
         file.autoscaling,
-        str(path),
+        {f"prices.{name}": document.where(("prices", name)) for name in file.prices},
     )
     return catalog, errors
 
