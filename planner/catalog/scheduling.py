@@ -188,8 +188,8 @@ def _usd_per_hour(
 
 Row = tuple[Any, float, FloatArray | float]
 
-FAMILY, RESERVED, ON_DEMAND, WORKING, STARTED, MISSING = range(6)
-"""Blocks of variables: which family; hosts reserved, by supply; by slot and supply hosts on demand,
+FAMILY, RESERVED, HOSTS, WORKING, STARTED, MISSING = range(6)
+"""Blocks of variables: which family; hosts reserved, by supply; by slot and supply all hosts,
 whether any work is there, hosts started; hosts missing, by supply."""
 
 
@@ -243,23 +243,22 @@ class _Program:
     def hosts(self, values: FloatArray) -> tuple[IntArray, IntArray]:
         """Hosts reserved (K,) and on demand (T, K) of a solution."""
         whole = np.round(values).astype(np.int64)
-        reserved = whole[self.starts[RESERVED] : self.starts[ON_DEMAND]]
-        return reserved, whole[self.starts[ON_DEMAND] : self.starts[WORKING]].reshape(
-            self.slots, self.kinds
-        )
+        reserved = whole[self.starts[RESERVED] : self.starts[HOSTS]]
+        hosts = whole[self.starts[HOSTS] : self.starts[WORKING]].reshape(self.slots, self.kinds)
+        return reserved, hosts - reserved
 
     def _per_cell(self, by_kind: FloatArray) -> FloatArray:
         return np.tile(by_kind.astype(float), self.slots)
 
     def cost(self) -> FloatArray:
-        """Of each variable, USD per hour."""
+        """Of each variable, USD per hour: hosts as if on demand, reserved ones what they add."""
         price = np.array([s.usd_per_host_hour for s in self.supplies])
         rented = np.array([r.usd_per_host_hour or 0.0 for r in self.rentals])
         cells = self.slots * self.kinds
         return np.concatenate(
             [
                 [f.usd_per_hour for f in self.flat],
-                price,
+                price - rented,
                 (self.weights[:, None] * rented).ravel(),
                 np.zeros(2 * cells),
                 MISSING_FACTOR * price,
@@ -267,9 +266,13 @@ class _Program:
         )
 
     def integrality(self) -> IntArray:
-        """1 where a variable is whole by itself; the others follow from those."""
+        """1 where a variable is whole by itself; the others follow from those.
+
+        Given all hosts, the best number to reserve is that of some slot, and whole.
+        """
         whole = np.zeros(self.count, dtype=np.int64)
-        whole[: self.starts[WORKING]] = 1
+        whole[: self.starts[RESERVED]] = 1
+        whole[self.starts[HOSTS] : self.starts[WORKING]] = 1
         return whole
 
     def most(self) -> FloatArray:
@@ -278,13 +281,12 @@ class _Program:
             self.used[:, self.owner == i].max(axis=1) for i in range(self.owner.max() + 1)
         ]
         hosts = -(-sum(by_service).max(axis=0) // self.size) + self.spare
-        rentable = np.array([r.usd_per_host_hour is not None for r in self.rentals])
         cells = self.slots * self.kinds
         return np.concatenate(
             [
                 np.ones(len(self.flat)),
                 hosts,
-                self._per_cell(np.where(rentable, hosts, 0)),
+                self._per_cell(hosts),
                 np.ones(cells),
                 self._per_cell(hosts),
                 hosts if self.beyond_inventory else np.zeros(self.kinds),
@@ -305,24 +307,28 @@ class _Program:
         yield self._row(
             {
                 FAMILY: sparse.csr_matrix(by_cell),
-                RESERVED: -every_slot.multiply(size[:, None]),
-                ON_DEMAND: -sparse.diags(size),
+                HOSTS: -sparse.diags(size),
                 WORKING: sparse.diags(size * spare),
             },
             -np.inf,
             0,
         )
+        yield self._row({RESERVED: every_slot, HOSTS: -each}, -np.inf, 0)
+        only = self._per_cell(np.array([r.usd_per_host_hour is None for r in self.rentals]))
+        if only.any():
+            only = sparse.diags(only)
+            yield self._row({HOSTS: only, RESERVED: -only @ every_slot}, -np.inf, 0)
         for service in range(self.owner.max() + 1) if spare.any() else ():
             using = (by_cell > 0) & (self.owner == service) & (spare > 0)[:, None]
             yield self._row({FAMILY: sparse.csr_matrix(using * 1.0), WORKING: -each}, -np.inf, 0)
         caps = np.array([np.inf if s.inventory is None else s.inventory for s in self.supplies])
         if np.isfinite(caps).any():
-            hosts = {RESERVED: every_slot, ON_DEMAND: each, MISSING: -every_slot}
-            yield self._row(hosts, -np.inf, self._per_cell(caps))
+            yield self._row({HOSTS: each, MISSING: -every_slot}, -np.inf, self._per_cell(caps))
         if self.holds:
             before = sparse.kron(_shifted(self.slots, 1), sparse.eye(self.kinds))
-            yield self._row({ON_DEMAND: each - before, STARTED: -each}, -np.inf, 0)
-            yield self._row({STARTED: self._recent(), ON_DEMAND: -each}, -np.inf, 0)
+            yield self._row({HOSTS: each - before, STARTED: -each}, -np.inf, 0)
+            running = {STARTED: self._recent(), HOSTS: -each, RESERVED: every_slot}
+            yield self._row(running, -np.inf, 0)
         alike = self._alike(together)
         if alike:
             yield self._row({FAMILY: sparse.csr_matrix(np.array(alike))}, 0, 0)
