@@ -14,7 +14,7 @@ from planner.cli_perfdb import PerfdbPath, SearchPath, console, fail
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from planner.catalog import Catalog, Current, Result
+    from planner.catalog import Catalog, Result
 
 FAILED = 3
 """Exit status where a service has no plan, or the inventories do not suffice."""
@@ -46,7 +46,8 @@ def batch(
     from perfmodel.errors import InputError
 
     try:
-        _, results = _solved(catalog, out, workers, scheduler, search, search_path, perfdb_path)
+        read = _read(catalog, search_path)
+        results = _solved(read, out, workers, scheduler, search, search_path, perfdb_path)
     except InputError as error:
         fail(str(error))
     computed = sum(r.computed for r in results)
@@ -84,102 +85,75 @@ def fleet(
     Example: planner fleet examples/catalogs/six_services.yaml --results results
     """
     from perfmodel.errors import InputError
-    from planner.catalog import NOTHING, plan_fleet, read_current, write_fleet
+    from planner.catalog import NOTHING, plan_fleet, plan_over_time, read_current, write_fleet
     from planner.catalog.report import print_fleet
+    from planner.catalog.schedule_figure import draw_schedule
+    from planner.catalog.schedule_report import print_schedule
     from planner.figures import check_ending
 
     try:
         today = NOTHING if current is None else read_current(current)
+        read = _read(catalog, search_path)
         if figure is not None:
             check_ending(figure)
-        read, solved = _solved(
-            catalog, results, workers, scheduler, search, search_path, perfdb_path
-        )
+            if not read.over_time:
+                fail("--figure: nothing in this catalog changes over time (no demand, no prices)")
+        solved = _solved(read, results, workers, scheduler, search, search_path, perfdb_path)
     except InputError as error:
         fail(str(error))
-    if read.over_time:
-        left_out = _over_time(
-            read, solved, today, current is not None, search_path, seconds, out, figure
-        )
-    else:
-        if figure is not None:
-            fail("--figure: nothing in this catalog changes over time (demand, prices)")
-        try:
-            found = plan_fleet(
-                read, solved, current=today, search_path=search_path or [], limit_s=seconds
+    moving = current is not None
+    folders = search_path or []
+    try:
+        if read.over_time:
+            scheduled = plan_over_time(
+                read, solved, current=today, search_path=folders, limit_s=seconds
             )
-            if out is not None:
-                write_fleet(found, out)
-        except InputError as error:
-            fail(str(error), FAILED)
-        print_fleet(found, console(), moving=current is not None)
-        left_out = found.left_out
+            write_fleet(scheduled, out)
+            draw_schedule(scheduled, figure)
+            print_schedule(scheduled, console(), moving=moving)
+            left_out = scheduled.left_out
+        else:
+            found = plan_fleet(read, solved, current=today, search_path=folders, limit_s=seconds)
+            write_fleet(found, out)
+            print_fleet(found, console(), moving=moving)
+            left_out = found.left_out
+    except InputError as error:
+        fail(str(error), FAILED)
     for name, error_text in left_out.items():
         typer.echo(f"error: {name}: {error_text}", err=True)
     if left_out:
         raise typer.Exit(FAILED)
 
 
-def _over_time(
-    catalog: Catalog,
-    results: Sequence[Result],
-    today: Current,
-    moving: bool,
-    search_path: Sequence[Path] | None,
-    seconds: float,
-    out: Path | None,
-    figure: Path | None,
-) -> dict[str, str]:
-    """Plan, write, draw and print a catalog that changes over time; who is left out, and why."""
-    from perfmodel.errors import InputError
-    from planner.catalog import plan_over_time, write_schedule
-    from planner.catalog.schedule_report import figure as drawn
-    from planner.catalog.schedule_report import print_schedule
-    from planner.figures import write_figure
+def _read(path: Path, search_path: Sequence[Path] | None) -> Catalog:
+    """The catalog; what is wrong with single services is said and stops nothing."""
+    from planner.catalog import check_prices, load_catalog
 
-    try:
-        found = plan_over_time(
-            catalog, results, current=today, search_path=search_path or [], limit_s=seconds
-        )
-        if out is not None:
-            write_schedule(found, out)
-        if figure is not None:
-            write_figure(drawn(found), figure)
-    except InputError as error:
-        fail(str(error), FAILED)
-    print_schedule(found, console(), moving=moving)
-    return found.left_out
+    catalog, errors = load_catalog(path)
+    for error in errors:
+        typer.echo(f"error: {error}", err=True)
+    check_prices(catalog, search_path or ())
+    return catalog
 
 
 def _solved(
-    path: Path,
+    catalog: Catalog,
     folder: Path,
     workers: int | None,
     scheduler: str | None,
     search: str,
     search_path: Sequence[Path] | None,
     perfdb_path: Sequence[Path] | None,
-) -> tuple[Catalog, list[Result]]:
-    """The catalog, and a result for each of its services."""
+) -> list[Result]:
+    """A result for each of the services."""
     from rich.console import Console
     from rich.progress import Progress
 
     from perfmodel.errors import ConfigError
-    from planner.catalog import (
-        Settings,
-        check_prices,
-        dask_cluster,
-        load_catalog,
-        local_processes,
-        run_batch,
-    )
+    from planner.catalog import Settings, dask_cluster, local_processes, run_batch
 
     if search not in ("exhaustive", "tpe"):
         raise ConfigError(f"--search: expected exhaustive or tpe, got {search!r}")
-    catalog, errors = load_catalog(path)
-    for error in errors:
-        typer.echo(f"error: {error}", err=True)
-    check_prices(catalog, search_path or ())
     settings = Settings(
         search=search,
         search_path=tuple(search_path or ()),
@@ -194,7 +168,7 @@ def _solved(
         Progress(console=aside, transient=True, disable=not aside.is_terminal) as bar,
     ):
         task = bar.add_task("solving", total=1.0)
-        results = run_batch(
+        return run_batch(
             catalog.services,
             folder,
             settings,
@@ -202,4 +176,3 @@ def _solved(
             count,
             lambda name, share: bar.update(task, description=name, completed=share),
         )
-    return catalog, results

@@ -29,7 +29,7 @@ from planner.catalog.fleet import (
 )
 from planner.catalog.over_time import plan_over_time
 from planner.catalog.placing import check_prices
-from planner.catalog.schedule_plan import ScheduledFleet, write_schedule
+from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.services import Catalog, Service, load_catalog
 
 __all__ = [
@@ -53,5 +53,4 @@ __all__ = [
     "run_batch",
     "write_fleet",
     "write_result",
-    "write_schedule",
 ]

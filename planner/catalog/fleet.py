@@ -12,6 +12,7 @@ from perfmodel.errors import ConfigError, InputError
 from planner.catalog.assignment import Assignment, Option, Supply, assign
 from planner.catalog.batch import Result
 from planner.catalog.placing import Key, devices_of, offers_of, pools_of, supply_of, taken
+from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.services import Catalog, Service
 from planner.plan import as_text, atomic_write
 from planner.problem import Offer
@@ -102,13 +103,14 @@ class Current:
         return moved * self.usd_per_moved_device / self.hours
 
 
-def write_fleet(fleet: CatalogFleet, path: Path) -> None:
-    """Write a fleet as JSON, or as YAML if the name ends in .yaml or .yml.
+def write_fleet(fleet: CatalogFleet | ScheduledFleet, path: Path | None) -> None:
+    """Write a fleet as JSON, or as YAML if the name ends in .yaml or .yml; None: nowhere.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    atomic_write(path, as_text(fleet.to_dict(), path))
+    if path is not None:
+        atomic_write(path, as_text(fleet.to_dict(), path))
 
 
 NOTHING = Current({})

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
-
-from planner.plan import as_text, atomic_write
 
 SCHEMA = "planner.schedule/1"
 
@@ -112,12 +109,3 @@ class ScheduledFleet:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the schema first."""
         return {"schema": SCHEMA, **asdict(self)}
-
-
-def write_schedule(fleet: ScheduledFleet, path: Path) -> None:
-    """Write a schedule as JSON, or as YAML if the name ends in .yaml or .yml.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    atomic_write(path, as_text(fleet.to_dict(), path))

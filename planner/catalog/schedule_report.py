@@ -1,9 +1,8 @@
-"""A catalog's fleet over time for people: in text, and as a figure."""
+"""A catalog's fleet over time for people."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -13,7 +12,6 @@ from rich.text import Text
 from perfmodel.units import format_count
 from planner.catalog.demand import DAY_HOURS, HOUR_S
 from planner.catalog.schedule_plan import HostsSchedule, ScheduledFleet, ServiceSchedule
-from planner.figures import colours, data, titled
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
@@ -113,7 +111,7 @@ def _hosts(fleet: ScheduledFleet) -> Table:
         rented = str(most) if least == most else f"{least} to {most}"
         had = sum(_counts(host)) * host.devices_per_host
         table.add_row(
-            _place(host),
+            place_of(host),
             f"{host.reserved} x {host.devices_per_host} at ${host.reserved_usd_per_device_hour:g}",
             rented
             if host.on_demand_usd_per_device_hour is None
@@ -125,7 +123,8 @@ def _hosts(fleet: ScheduledFleet) -> Table:
     return table
 
 
-def _place(host: HostsSchedule) -> str:
+def place_of(host: HostsSchedule) -> str:
+    """The device type, and the region where there is one."""
     return f"{host.device} in {host.region}" if host.region else host.device
 
 
@@ -141,8 +140,8 @@ Row = tuple[str, Sequence[int]]
 def _host_rows(host: HostsSchedule) -> list[Row]:
     reserved = [host.reserved] * len(host.on_demand)
     return [
-        (f"{_place(host)} hosts reserved", reserved),
-        (f"{_place(host)} hosts on demand", host.on_demand),
+        (f"{place_of(host)} hosts reserved", reserved),
+        (f"{place_of(host)} hosts on demand", host.on_demand),
     ]
 
 
@@ -177,85 +176,3 @@ def _grid(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Ta
     for label, cells in rows:
         table.add_row(label, *cells)
     return table
-
-
-def figure(fleet: ScheduledFleet) -> Any:
-    """Hosts of each device type by hour, and the devices that each service has."""
-    import altair as alt
-
-    hour = alt.X("hour:Q", title="hour (UTC)", scale=alt.Scale(domain=[0, fleet.hours], nice=False))
-    step = fleet.slot_s / HOUR_S
-    panels = []
-    for host in fleet.hosts:
-        rows = [
-            {"hour": i * step, "until": (i + 1) * step, "low": low, "high": high, "hosts": kind}
-            for i, rented in enumerate(host.on_demand)
-            for kind, low, high in (
-                ("reserved", 0, host.reserved),
-                ("on demand", host.reserved, host.reserved + rented),
-            )
-        ]
-        used = [
-            {"hour": i * step, "until": (i + 1) * step, "used": count / host.devices_per_host}
-            for i, count in enumerate(host.used_devices)
-        ]
-        bars = (
-            alt.Chart(data(rows))
-            .mark_rect()
-            .encode(
-                x=hour,
-                x2="until:Q",
-                y=alt.Y("low:Q", title="hosts"),
-                y2="high:Q",
-                color=alt.Color("hosts:N", title="hosts", scale=colours(["reserved", "on demand"])),
-            )
-        )
-        line = (
-            alt.Chart(data(used))
-            .mark_rule(color="black", strokeWidth=2)
-            .encode(x="hour:Q", x2="until:Q", y="used:Q")
-        )
-        title = f"{_place(host)}, hosts of {host.devices_per_host}; line: devices in use"
-        panels.append((bars + line).properties(title=title, width=560, height=120))
-    panels.append(_devices_by_service(fleet, hour, step))
-    subtitle = summary(fleet)[:1] + summary(fleet)[3:5]
-    return titled(
-        alt.vconcat(*panels).resolve_scale(color="independent"),
-        "Reserved and on-demand hosts over time",
-        subtitle,
-    )
-
-
-def _devices_by_service(fleet: ScheduledFleet, hour: Any, step: float) -> Any:
-    """Devices in use by service, one above the other."""
-    import altair as alt
-
-    rows = []
-    below = np.zeros(round(fleet.hours / step))
-    for service in fleet.services:
-        counts = sum(np.array(pool.replicas) * pool.devices_per_replica for pool in service.pools)
-        above = below + counts
-        rows += [
-            {
-                "hour": i * step,
-                "until": (i + 1) * step,
-                "low": float(low),
-                "high": float(high),
-                "service": service.name,
-            }
-            for i, (low, high) in enumerate(zip(below, above, strict=True))
-        ]
-        below = above
-    names = [service.name for service in fleet.services]
-    return (
-        alt.Chart(data(rows))
-        .mark_rect()
-        .encode(
-            x=hour,
-            x2="until:Q",
-            y=alt.Y("low:Q", title="devices"),
-            y2="high:Q",
-            color=alt.Color("service:N", title="service", scale=colours(names)),
-        )
-        .properties(title="Devices of each service", width=560, height=180)
-    )

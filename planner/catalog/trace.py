@@ -62,19 +62,20 @@ class Trace:
         return float((counts.var(axis=1, ddof=1) / mean).mean())
 
     def describe(self, slot_s: float) -> str:
-        """How its arrivals come, for people."""
+        """How its arrivals come, for people: their peaks over their mean, and their bursts."""
         minutes = self._counts(slot_s, MINUTE_S)
-        busiest = float(minutes.max()) / MINUTE_S
+        slots = minutes.sum(axis=1) * MINUTE_S / slot_s
         dispersion = self.dispersion(slot_s)
         text = (
-            f"{self.path.name}: {len(self.arrivals_s):,} arrivals; busiest minute "
-            f"{busiest:.3g} requests/s; variance over mean of counts by minute {dispersion:.2f} "
-            "(Poisson: 1)"
+            f"{self.path.name}: {len(self.arrivals_s):,} arrivals; busiest slot "
+            f"{slots.max() / slots.mean():.2f} and busiest minute "
+            f"{minutes.max() / minutes.mean():.2f} times the mean; within slots the variance of "
+            f"arrivals by minute is {dispersion:.2f} times their mean (Poisson: 1)"
         )
         if dispersion > BURSTY:
             text += (
-                "; arrivals come in bursts that fleets are not sized for: plan with headroom, or "
-                "for the busiest trace_window of each slot"
+                "; such bursts are not planned for: give headroom, or a trace_window to size "
+                "every slot for its busiest part"
             )
         return text
 
@@ -134,10 +135,10 @@ def read_trace(path: Path) -> Trace:
         if stamped is not None and stamped != (stamp is not None):
             raise ConfigError(f"{where}: expected all lines in seconds, or all as timestamps")
         stamped = stamp is not None
-        if not 0 <= seconds < float("inf"):
-            raise ConfigError(f"{where}: expected a time from zero up, got {text!r}")
         if times and seconds < times[-1]:
             raise ConfigError(f"{where}: {text} is earlier than the line before; sort the arrivals")
+        if not 0 <= seconds < float("inf"):
+            raise ConfigError(f"{where}: expected a time from zero up, got {text!r}")
         times.append(seconds)
     if not times:
         raise ConfigError(f"{path}:1: expected arrivals, one a line, got none")
