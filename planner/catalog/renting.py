@@ -5,12 +5,18 @@ from __future__ import annotations
 from math import ceil, isclose
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
-from planner.catalog.demand import HOUR_S, Positive, Time
+from planner.catalog.demand import DAY_HOURS, HOUR_S, Positive, Time
 from planner.query_choices import Strict
 
 LEAST_SLOT_S = 300.0
+
+
+def _at_most_a_day(seconds: float) -> float:
+    if seconds > DAY_HOURS * HOUR_S:
+        raise ValueError("expected at most 24h")
+    return seconds
 
 
 class DevicePrices(Strict):
@@ -27,6 +33,11 @@ class DevicePrices(Strict):
     minimum: Time = Field(
         default=0.0, description="A host on demand is rented for at least so long (2h)."
     )
+
+    @field_validator("minimum")
+    @classmethod
+    def _within_a_day(cls, value: float) -> float:
+        return _at_most_a_day(value)
 
     @property
     def least(self) -> float:
@@ -66,12 +77,10 @@ class Autoscaling(Strict):
             raise ValueError("expected 5min or more that divides an hour, such as 15min")
         return value
 
-    @model_validator(mode="after")
-    def _within_a_day(self) -> Autoscaling:
-        for name in ("start_up", "hold"):
-            if getattr(self, name) > 24 * HOUR_S:
-                raise ValueError(f"{name}: expected at most 24h")
-        return self
+    @field_validator("start_up", "hold")
+    @classmethod
+    def _within_a_day(cls, value: float) -> float:
+        return _at_most_a_day(value)
 
     def slots(self, seconds: float) -> int:
         """Whole slots that hold a time."""
