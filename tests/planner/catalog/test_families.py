@@ -101,3 +101,34 @@ def test_no_configuration_for_all_demands(make_query: Callable[..., Query]) -> N
     query = make_query(workload={"qps": 20}, devices=devices, runtime="continuous")
     with pytest.raises(InfeasibleError, match="at all demands from 5 to 1e\\+05 requests/s"):
         families_of(evaluate(query, store=STORE), Demand((5.0, 100000.0), 3600.0))
+
+
+def test_an_encoder_pool_follows_demand_too() -> None:
+    """It stays on its device type, and is the last of the pools."""
+    query = Query.model_validate(
+        {
+            "model": "Qwen/Qwen3-VL-8B-Instruct",
+            "workload": {
+                "qps": 40,
+                "input_tokens": 200,
+                "output_tokens": 20,
+                "images": {"per_request": 4, "width": 1920, "height": 1080},
+            },
+            "slo": {"ttft": "2s", "ttit": "40ms"},
+            "devices": [
+                "h100_sxm",
+                {"name": "l40s", "usd_per_device_hour": 0.5, "host_devices": 1},
+            ],
+            "runtime": "continuous",
+            "encoder": "disaggregated",
+            "search": {"max_replica_devices": 2},
+        }
+    )
+    found = families_of(evaluate(query, store=STORE), Demand((4.0, 20.0, 40.0), 3600.0))
+    for family in found["families"]:
+        encoder = family["fleet"]["encoder"]
+        counts = [replicas[-1] for replicas in family["replicas"]]
+        assert counts == sorted(counts)
+        assert counts[0] < counts[-1] == encoder["replicas"]
+        for qps, count in zip(found["levels_qps"], counts, strict=True):
+            assert count * encoder["qps_per_replica"] >= qps

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 from typer.testing import Result as Ran
 
 from perfmodel.errors import InputError
 from planner.catalog import (
     Catalog,
+    Current,
     Result,
     ScheduledFleet,
     Service,
@@ -32,17 +36,19 @@ from planner.catalog import (
 from planner.catalog.demand import Demand
 from planner.catalog.following import around, at_levels
 from planner.catalog.renting import Autoscaling, DevicePrices
+from planner.catalog.schedule_report import print_schedule
 from planner.cli import app
 from planner.query import Query
 
 CatalogFile = Callable[..., Path]
-QUERY = Query.model_validate(
-    {
-        "model": "Qwen/Qwen3-8B",
-        "workload": {"qps": 1, "input_tokens": 1000, "output_tokens": 100},
-        "devices": ["h100_sxm"],
-    }
-)
+SMALL: dict[str, Any] = {
+    "model": "Qwen/Qwen3-8B",
+    "workload": {"qps": 1, "input_tokens": 1000, "output_tokens": 100},
+    "devices": ["h100_sxm"],
+}
+QUERY = Query.model_validate(SMALL)
+TWO = ["h100_sxm", {"name": "h200_sxm", "usd_per_device_hour": 1.0}]
+PRICES = DevicePrices(reserved=1.0, on_demand=2.0)
 DAY = [1.0] * 12 + [4.0] * 12
 NIGHT = DAY[12:] + DAY[:12]
 
@@ -263,6 +269,40 @@ def test_a_schedule_is_todays_fleet_to_move_from(tmp_path: Path) -> None:
     path = tmp_path / "schedule.yaml"
     write_fleet(planned(DAY), path)
     assert read_current(path).devices == {"0": {"h100_sxm": 32}}
+
+
+def test_moving_has_its_price_over_time(tmp_path: Path) -> None:
+    """Staying on two devices for each replica, rather than moving to one."""
+    one = service("0", DAY)
+    found = result(one, 4, 8)
+    assert found.plan is not None
+    for pool in found.plan["over_time"]["families"][0]["fleet"]["pools"]:
+        pool["device"] = "h200_sxm"
+    query = QUERY.model_copy(
+        update={"devices": Query.model_validate({**SMALL, "devices": TWO}).devices}
+    )
+    catalog = Catalog((replace(one, query=query),), {}, prices={"h100_sxm": PRICES})
+    for usd, device, moved in ((0.0, "h200_sxm", 16), (1e4, "h100_sxm", 0)):
+        current = Current({"0": {"h100_sxm": 32}}, usd, 24.0)
+        (answer,) = plan_over_time(catalog, [found], current=current).services
+        assert set(answer.devices) == {device}
+        assert answer.moved_devices == moved
+
+
+@pytest.mark.parametrize(("hours", "slot"), [(24, "1h"), (24, "15min"), (168, "1h")])
+def test_what_people_read_fits_a_terminal(hours: int, slot: str) -> None:
+    per_hour = 4 if slot == "15min" else 1
+    peak = [1.0] * (hours - 1) + [120.0]
+    demand = [q for q in peak for _ in range(per_hour)]
+    found = planned(demand, demand[::-1], slot=slot)
+    console = Console(width=80, record=True, file=StringIO())
+    print_schedule(found, console, moving=True)
+    text = console.export_text()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert ("1-120" if hours == 168 else " 120") in text
+    assert ("Sun" if hours == 168 else " 23\n") in text
+    assert "2 services on" in text
+    assert "moved" in text
 
 
 def planner(*arguments: object) -> Ran:
