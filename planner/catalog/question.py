@@ -84,11 +84,15 @@ def ask(
 
 
 def _rented(catalog: Catalog, key: Key, offer: Offer) -> tuple[Supply, Rental]:
-    """Hosts at the price of reserved ones, and how they are had on demand."""
+    """Hosts at the price of reserved ones, and how they are had on demand.
+
+    Owned ones are paid round the clock. What no price says of is rented by the slot.
+    """
     supply = supply_of(catalog, key, offer)
     prices = catalog.prices.get(key[0])
     if prices is None:
-        return supply, Rental(supply.usd_per_host_hour)
+        owned = offer.owned_usd_per_hour is not None
+        return supply, Rental(None if owned else supply.usd_per_host_hour)
     size = supply.host_devices
     on_demand = None if prices.on_demand is None else size * prices.on_demand
     least = max(catalog.autoscaling.slots(prices.minimum), 1)

@@ -38,6 +38,7 @@ from planner.catalog.following import around, at_levels
 from planner.catalog.renting import Autoscaling, DevicePrices
 from planner.catalog.schedule_report import print_schedule
 from planner.cli import app
+from planner.problem import resolve
 from planner.query import Query
 
 CatalogFile = Callable[..., Path]
@@ -170,6 +171,23 @@ def test_reserved_alone_is_the_peak() -> None:
     found = planned(DAY, on_demand=None)
     assert found.usd_per_hour == pytest.approx(8.0 * 4)
     assert found.usd_per_hour == pytest.approx(found.static_usd_per_hour)
+
+
+@pytest.mark.parametrize(
+    ("device", "hosts"),
+    [({"usd_per_device_hour": 2.0}, sum(DAY) / 24), ({"cost": {"capex": 30000}}, max(DAY))],
+)
+def test_without_prices_what_is_rented_is_paid_by_the_slot_and_what_is_owned_is_not(
+    device: dict[str, Any], hosts: float
+) -> None:
+    query = Query.model_validate({**SMALL, "devices": [{"name": "h100_sxm", **device}]})
+    one = replace(service("0", DAY), query=query)
+    found = plan_over_time(
+        Catalog((one,), {}, autoscaling=Autoscaling.model_validate({"start_up": "0s"})),
+        [result(one)],
+    )
+    (offer,) = resolve(query).offers
+    assert found.usd_per_hour == pytest.approx(8 * offer.usd_per_device_hour * hosts)
 
 
 def test_a_night_without_demand_has_no_replicas() -> None:
