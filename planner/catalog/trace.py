@@ -17,6 +17,9 @@ DAY_S, WEEK_S = 86400.0, 604800.0
 
 MINUTE_S = 60.0
 
+BURSTY = 1.5
+"""Variance over mean above which a trace is said to come in bursts."""
+
 
 @dataclass(frozen=True, eq=False)
 class Trace:
@@ -42,14 +45,20 @@ class Trace:
         """
         first = int(self.arrivals_s[0] // slot_s)
         counts = self._counts(slot_s, window_s)
-        rates = counts.max(axis=1) / window_s
-        slots = first + np.arange(len(rates))
-        period = round((WEEK_S if len(rates) * slot_s >= WEEK_S else DAY_S) / slot_s)
-        if len(rates) < period:
+        long_s = self.arrivals_s[-1] - self.arrivals_s[0]
+        period_s = WEEK_S if len(counts) * slot_s >= WEEK_S else DAY_S
+        period = round(period_s / slot_s)
+        if len(counts) < period:
             raise ConfigError(
-                f"{self.path}: covers {len(rates) * slot_s / 3600:g} h; expected arrivals in "
+                f"{self.path}: covers {len(counts) * slot_s / 3600:g} h; expected arrivals in "
                 "every hour of a day, from 00:00 to 24:00 UTC, or of a week"
             )
+        if len(counts) == period + 1 and long_s <= period_s:
+            # It ends in the slot in which it began, of which each end has a part.
+            counts[0] += counts[-1]
+            counts = counts[:-1]
+        rates = counts.max(axis=1) / window_s
+        slots = first + np.arange(len(rates))
         busiest = np.zeros(period)
         np.maximum.at(busiest, slots % period, rates)
         return busiest
@@ -88,10 +97,6 @@ class Trace:
         index = np.minimum((since / window_s).astype(int), slots * windows - 1)
         counts = np.bincount(index, minlength=slots * windows).astype(float)
         return counts.reshape(slots, windows)
-
-
-BURSTY = 1.5
-"""Variance over mean above which a trace is said to come in bursts."""
 
 
 def read_trace(path: Path) -> Trace:

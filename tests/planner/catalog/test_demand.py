@@ -127,6 +127,15 @@ def test_timestamps_say_the_hour_and_the_day_of_the_week(tmp_path: Path) -> None
     assert len(week.qps(3600.0, 3600.0)) == 168
 
 
+@pytest.mark.parametrize("start_s", [0, 600, 1800, 37800])
+def test_a_day_from_any_minute_counts_each_hour_once(start_s: int) -> None:
+    every_minute = Trace(Path("a.csv"), start_s + np.arange(0, 86400, 60.0))
+    for window_s in (3600.0, 300.0):
+        assert every_minute.qps(3600.0, window_s) == pytest.approx(np.full(24, 1 / 60))
+    longer = Trace(Path("a.csv"), start_s + np.arange(0, 1.9 * 86400, 60.0))
+    assert longer.qps(3600.0, 3600.0) == pytest.approx(np.full(24, 1 / 60))
+
+
 def test_bursts_are_told_from_poisson_arrivals() -> None:
     rng = np.random.default_rng(1)
     even = Trace(Path("even.csv"), np.sort(rng.uniform(0, 86400, 20000)))
