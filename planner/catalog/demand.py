@@ -134,6 +134,11 @@ class DemandChoice(Strict):
             raise ValueError("trace_window: expected more than 0s")
         return self
 
+    @property
+    def scaled_by_workload(self) -> bool:
+        """Whether the query's demand is its mean."""
+        return self.peak_to_trough is not None and self.mean_qps is None and self.peak_qps is None
+
 
 @dataclass(frozen=True)
 class Demand:
@@ -210,7 +215,7 @@ def demand_over_time(
     else:
         assert choice.peak_to_trough is not None
         shape = _cosine(choice.peak_to_trough, choice.peak_hour, slot_s)
-        if choice.mean_qps is None and choice.peak_qps is None:
+        if choice.scaled_by_workload:
             if workload_qps is None:
                 raise ValueError("expected mean_qps or peak_qps, or workload.qps as the mean")
             shape = shape * (workload_qps / shape.mean())

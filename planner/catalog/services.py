@@ -195,10 +195,13 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
     region: str | None = None
     query: str | None = None
     demanding: str | None = None
+    nearer: str | None = None
     for ancestor in _ancestry(name, file, document):
         entry = file.services[ancestor]
         if demanding is None and entry.demand is not None:
             demanding = ancestor
+        if demanding is None and "qps" in _mapping(entry.__pydantic_extra__, "workload"):
+            nearer = nearer or ancestor
         fields = _over(entry.__pydantic_extra__ or {}, fields)
         query = query or entry.query
         region = region or entry.region
@@ -212,14 +215,18 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
     demand: Demand | None = None
     if demanding is not None:
         demand = _demand(demanding, file, fields, document)
+        if nearer is not None and not _choice(demanding, file, document).scaled_by_workload:
+            raise ConfigError(
+                f"{document.where(('services', nearer, 'workload', 'qps'))}: {demanding} states "
+                "demand of its own scale; expected a demand of this service instead"
+            )
         fields = _over({"workload": {"qps": demand.peak}}, fields)
     try:
         parsed = Query.model_validate(fields, context={"folder": folder})
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"])
-        message = str(problem["msg"]).removeprefix("Value error, ")
-        raise ConfigError(f"{where}: {field}: {message}") from None
+        raise ConfigError(f"{where}: {field}: {message(problem)}") from None
     if file.headroom and parsed.workload.qps != "max":
         more = parsed.workload.qps * (1.0 + file.headroom)
         if demand is not None:
@@ -233,15 +240,8 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
 def _demand(owner: str, file: CatalogFile, fields: Mapping[str, Any], document: Document) -> Demand:
     """A service's demand over time, as it or the one that it is like states it."""
     where = ("services", owner, "demand")
-    try:
-        choice = DemandChoice.model_validate(file.services[owner].demand)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise ConfigError(
-            f"{document.where((*where, *problem['loc']))}: {message(problem)}"
-        ) from None
-    workload = fields.get("workload")
-    qps = workload.get("qps") if isinstance(workload, dict) else None
+    choice = _choice(owner, file, document)
+    qps = _mapping(fields, "workload").get("qps")
     number = isinstance(qps, int | float) and not isinstance(qps, bool) and 0 < qps < inf
     if qps is not None and not number:
         raise ConfigError(
@@ -251,6 +251,21 @@ def _demand(owner: str, file: CatalogFile, fields: Mapping[str, Any], document: 
         return demand_over_time(choice, qps, file.autoscaling.slot, document.path.parent)
     except ValueError as error:
         raise ConfigError(f"{document.where(where)}: {error}") from None
+
+
+def _choice(owner: str, file: CatalogFile, document: Document) -> DemandChoice:
+    try:
+        return DemandChoice.model_validate(file.services[owner].demand)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ("services", owner, "demand", *problem["loc"])
+        raise ConfigError(f"{document.where(field)}: {message(problem)}") from None
+
+
+def _mapping(fields: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """A field that should be a mapping; nothing where it is none."""
+    value = (fields or {}).get(name)
+    return value if isinstance(value, dict) else {}
 
 
 def _priced(query: Query, file: CatalogFile) -> Query:

@@ -51,6 +51,7 @@ QUERY = Query.model_validate(SMALL)
 TWO = ["h100_sxm", {"name": "h200_sxm", "usd_per_device_hour": 1.0}]
 PRICES = DevicePrices(reserved=1.0, on_demand=2.0)
 DAY = [1.0] * 12 + [4.0] * 12
+SHAPE = list(range(1, 25))
 NIGHT = DAY[12:] + DAY[:12]
 
 
@@ -419,6 +420,25 @@ def test_bad_demand_leaves_other_services(catalog_file: CatalogFile, tmp_path: P
     assert "expected workload.qps to be a number beside it, got 'max'" in said[2]
     assert "services.word.demand: " in said[3]
     assert all("catalog.yaml:" in text for text in said)
+
+
+def test_a_demand_is_inherited_and_scaled_where_it_has_no_scale(catalog_file: CatalogFile) -> None:
+    services = {
+        "curve": {"workload": {"qps": 8}, "demand": {"peak_to_trough": 3}},
+        "more": {"like": "curve", "workload": {"input_tokens": 500}},
+        "peak": {"demand": {"peak_to_trough": 3, "peak_qps": 8}},
+        "other": {"like": "peak", "workload": {"qps": 3}},
+        "own": {"like": "peak", "demand": {"hourly": SHAPE}, "workload": {"qps": 3}},
+    }
+    catalog, errors = load_catalog(catalog_file(services=services))
+    found = {s.name: s.demand for s in catalog.services}
+    assert found["curve"] is not None
+    assert found["curve"].mean == pytest.approx(8)
+    assert found["more"] == found["curve"]
+    assert found["own"] is not None
+    assert found["own"].qps == tuple(map(float, SHAPE))
+    (error,) = errors
+    assert "services.other.workload.qps: peak states demand of its own scale" in str(error)
 
 
 def test_a_figure_of_what_does_not_change(catalog_file: CatalogFile, tmp_path: Path) -> None:
