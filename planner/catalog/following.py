@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from planner.catalog.batch import OVER_TIME, Result
 from planner.catalog.demand import Demand
+from planner.catalog.hosts_over_time import Family
 from planner.catalog.placing import Key, PoolUse, pools_of, taken
 from planner.catalog.renting import Autoscaling
-from planner.catalog.scheduling import Family
 from planner.catalog.services import Service
 from planner.problem import Offer
 

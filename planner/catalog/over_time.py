@@ -41,7 +41,7 @@ def plan_over_time(
     *,
     current: Current = NOTHING,
     search_path: Sequence[Path] = (),
-    gap: float = 1e-4,
+    gap: float = 1e-3,
     limit_s: float = 60.0,
 ) -> ScheduledFleet:
     """A configuration for every service that has a plan, and the hosts of every slot.

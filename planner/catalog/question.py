@@ -14,8 +14,9 @@ from planner.catalog.batch import Result
 from planner.catalog.demand import HOUR_S
 from planner.catalog.fleet import Current
 from planner.catalog.following import Following, followings
+from planner.catalog.hosts_over_time import Family, Rental
 from planner.catalog.placing import Key, devices_of, offers_of, pool_plans, supply_of
-from planner.catalog.scheduling import Family, Rental, Schedule, schedule
+from planner.catalog.scheduling import Schedule, schedule
 from planner.catalog.services import Catalog, Service
 from planner.problem import Offer
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 from math import ceil, inf
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from planner.catalog import combinations
 from planner.catalog.assignment import Option, Supply, assign
-from planner.catalog.scheduling import Family, Rental, Schedule, cheapest_hosts, schedule
+from planner.catalog.hosts_over_time import Family, Rental, cheapest_hosts
+from planner.catalog.scheduling import Schedule, schedule
 
 A = Supply("a", 8, 10.0)
 DAY = Rental(20.0)
@@ -31,10 +34,21 @@ def hosts(*by_slot: int) -> Family:
 
 
 def solved(*services: list[Family], supply: Supply = A, rental: Rental = DAY) -> Schedule:
-    found = schedule([supply], [rental], list(services), gap=0.0)
+    """By both ways, which agree."""
+    found, other = both([supply], [rental], list(services))
     assert found is not None
+    assert other is not None
     assert found.gap == pytest.approx(0.0, abs=1e-6)
+    assert other.usd_per_hour == pytest.approx(found.usd_per_hour)
     return found
+
+
+def both(*arguments: Any, **options: Any) -> tuple[Schedule | None, Schedule | None]:
+    """The schedule of all combinations, and that of the integer program."""
+    found = schedule(*arguments, gap=0.0, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(combinations, "MOST_CELLS", 0)
+        return found, schedule(*arguments, gap=0.0, **options)
 
 
 def test_a_host_is_reserved_from_the_share_of_slots_at_which_that_is_cheaper() -> None:
@@ -95,11 +109,13 @@ def test_hosts_on_demand_have_a_least_time() -> None:
 
 def test_inventories_hold_in_every_slot() -> None:
     short = replace(A, inventory=4)
-    assert schedule([short], [DAY], [[hosts(4, 1)], [hosts(1, 4)]]) is None
-    assert schedule([short], [DAY], [[hosts(3, 1)], [hosts(1, 3)]]) is not None
-    beyond = schedule([short], [DAY], [[hosts(4, 1)], [hosts(1, 4)]], beyond_inventory=True)
-    assert beyond is not None
-    assert (beyond.reserved + beyond.on_demand).max() == 5
+    much, little = [[hosts(4, 1)], [hosts(1, 4)]], [[hosts(3, 1)], [hosts(1, 3)]]
+    assert both([short], [DAY], much) == (None, None)
+    assert None not in both([short], [DAY], little)
+    for beyond in both([short], [DAY], [*much, [hosts(9, 9), hosts(1, 1)]], beyond_inventory=True):
+        assert beyond is not None
+        assert beyond.chosen == (0, 0, 1)
+        assert (beyond.reserved + beyond.on_demand).max() == 6
 
 
 def test_spare_hosts_stand_beside_work_alone() -> None:
@@ -112,12 +128,10 @@ def test_services_that_belong_together() -> None:
     two = [A, replace(A, name="b")]
     here = Family(np.array([[1, 0]]), np.zeros((1, 2), dtype=int))
     there = Family(np.array([[0, 2]]), np.zeros((1, 2), dtype=int))
-    apart = schedule(two, [DAY, DAY], [[here, there], [there]])
-    together = schedule(two, [DAY, DAY], [[here, there], [there]], [[0, 1]])
-    assert apart is not None
-    assert together is not None
-    assert apart.chosen == (0, 0)
-    assert together.chosen == (1, 0)
+    for group, chosen in ([], (0, 0)), ([[0, 1]], (1, 0)):
+        for found in both(two, [DAY, DAY], [[here, there], [there]], group):
+            assert found is not None
+            assert found.chosen == chosen
 
 
 def test_a_service_without_families() -> None:
@@ -210,12 +224,16 @@ def test_nor_where_hosts_on_demand_have_a_least_time(case: Case) -> None:
 
 
 def _check(case: Case) -> None:
-    supplies, rentals, services = case
     best = brute_force(case)
-    found = schedule(supplies, rentals, services, gap=0.0)
-    if found is None:
-        assert best == inf
-        return
+    for found in both(*case):
+        if found is None:
+            assert best == inf
+        else:
+            _check_schedule(case, found, best)
+
+
+def _check_schedule(case: Case, found: Schedule, best: float) -> None:
+    supplies, _, services = case
     assert found.usd_per_hour == pytest.approx(best, abs=1e-6)
     assert found.bound_usd_per_hour <= best + 1e-6
     hosts = found.reserved + found.on_demand
