@@ -152,7 +152,7 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
     query: str | None = None
     for ancestor in _ancestry(name, file, document):
         entry = file.services[ancestor]
-        fields = _over(entry.__pydantic_extra__ or {}, fields)
+        fields = _over(fields, entry.__pydantic_extra__ or {})
         query = query or entry.query
         region = region or entry.region
     folder = document.path.parent
