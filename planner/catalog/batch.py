@@ -327,8 +327,23 @@ def local_processes(count: int | None = None) -> Iterator[tuple[Executor, int]]:
     workers = count or len(os.sched_getaffinity(0))
     # Forked processes would inherit the threads of solvers in unknown states.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as executor:
         yield executor, workers
+
+
+def _end_with_parent() -> None:
+    """Make this worker end when its parent is killed, instead of waiting for work for ever."""
+    import multiprocessing
+    import threading
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

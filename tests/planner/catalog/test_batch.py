@@ -215,6 +215,36 @@ def test_a_batch_that_was_killed_goes_on_where_it_was(
     assert contents(out) == contents(whole)
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    code = (
+        "import os, signal\n"
+        "from planner.catalog import local_processes\n"
+        "if __name__ == '__main__':\n"
+        "    with local_processes(1) as (executor, _):\n"
+        "        print(executor.submit(os.getpid).result(), flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        worker = Path("/proc") / str(int(parent.stdout.readline()))
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while _runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _runs(worker)
+
+
+def _runs(process: Path) -> bool:
+    """Whether it is there, and not only waits to be reaped."""
+    try:
+        return "(zombie)" not in (process / "status").read_text()
+    except OSError:
+        return False
+
+
 def test_processes_and_a_cluster_that_loses_a_worker_give_the_same(
     catalog_file: CatalogFile, tmp_path: Path, here: Executor
 ) -> None:
