@@ -165,22 +165,10 @@ def plan_fleet(
         InputError: services disagree on a device, or the inventories do not suffice; the
             message says what is missing.
     """
-    plans = {r.name: r for r in results}
-    served = [s for s in catalog.services if plans[s.name].plan is not None]
+    given = open_choices(catalog, results, current=current, search_path=search_path)
+    served, fleets, keys, offers = given.served, given.fleets, given.keys, given.offers
+    supplies, options, together = given.supplies, given.options, given.together
     left_out = {r.name: r.error for r in results if r.plan is None}
-    if not served:
-        raise InputError("no service has a plan\n" + "\n".join(left_out.values()))
-    offers = offers_of(catalog, served, search_path)
-    keys = sorted(offers)
-    supplies = [supply_of(catalog, key, offers[key]) for key in keys]
-    fleets = [_fleets(plans[s.name]) for s in served]
-    options = [
-        [_option(s, fleet, keys, offers, catalog.share_hosts, current) for fleet in fleets[i]]
-        for i, s in enumerate(served)
-    ]
-    index = {service.name: i for i, service in enumerate(served)}
-    together = [[index[n] for n in group if n in index] for group in catalog.together]
-    together = [group for group in together if len(group) > 1]
     found = assign(supplies, options, together, gap=gap, limit_s=limit_s)
     if found is None:
         raise InputError(_missing(supplies, options, together, served, limit_s))
@@ -196,6 +184,62 @@ def plan_fleet(
         hosts=_hosts(keys, offers, supplies, options, found),
         left_out=left_out,
         seconds=found.seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is to be decided: the assignment's problem, and what its numbers stand for.
+
+    Attributes:
+        served: services that have any plan.
+        keys: device type and region of each supply.
+        fleets: of each service, as `planner solve` writes them.
+        options: the same fleets, as the assignment sees them.
+        together: groups of services, by their places in `served`.
+    """
+
+    served: tuple[Service, ...]
+    keys: tuple[Key, ...]
+    offers: Mapping[Key, Offer]
+    supplies: tuple[Supply, ...]
+    fleets: tuple[tuple[dict[str, Any], ...], ...]
+    options: tuple[tuple[Option, ...], ...]
+    together: tuple[tuple[int, ...], ...]
+
+
+def open_choices(
+    catalog: Catalog,
+    results: Sequence[Result],
+    *,
+    current: Current = NOTHING,
+    search_path: Sequence[Path] = (),
+) -> Choices:
+    """What each service of a catalog may run on, and the hosts that all share.
+
+    Raises:
+        InputError: no service has a plan, or services disagree on a device.
+    """
+    plans = {r.name: r for r in results}
+    served = tuple(s for s in catalog.services if plans[s.name].plan is not None)
+    if not served:
+        raise InputError("no service has a plan\n" + "\n".join(r.error for r in results))
+    offers = offers_of(catalog, served, search_path)
+    keys = tuple(sorted(offers))
+    fleets = tuple(tuple(_fleets(plans[s.name])) for s in served)
+    index = {service.name: i for i, service in enumerate(served)}
+    groups = (tuple(index[n] for n in group if n in index) for group in catalog.together)
+    return Choices(
+        served=served,
+        keys=keys,
+        offers=offers,
+        supplies=tuple(supply_of(catalog, key, offers[key]) for key in keys),
+        fleets=fleets,
+        options=tuple(
+            tuple(_option(s, f, keys, offers, catalog.share_hosts, current) for f in known)
+            for s, known in zip(served, fleets, strict=True)
+        ),
+        together=tuple(group for group in groups if len(group) > 1),
     )
 
 

@@ -202,7 +202,7 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
             demanding = ancestor
         if demanding is None and "qps" in _mapping(entry.__pydantic_extra__, "workload"):
             nearer = nearer or ancestor
-        fields = _over(entry.__pydantic_extra__ or {}, fields)
+        fields = _over(fields, entry.__pydantic_extra__ or {})
         query = query or entry.query
         region = region or entry.region
     folder = document.path.parent
