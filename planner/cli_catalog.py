@@ -46,7 +46,8 @@ def batch(
     from perfmodel.errors import InputError
 
     try:
-        _, results = _solved(catalog, out, workers, scheduler, search, search_path, perfdb_path)
+        read = _read(catalog, search_path)
+        results = _solved(read, out, workers, scheduler, search, search_path, perfdb_path)
     except InputError as error:
         fail(str(error))
     computed = sum(r.computed for r in results)
@@ -81,6 +82,10 @@ def fleet(
     scheduler: Scheduler = None,
     search: Annotated[str, typer.Option(help="exhaustive or tpe.")] = "exhaustive",
     seconds: Annotated[float, typer.Option(min=1, help="Time for the assignment.")] = 60.0,
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="Draw the hosts over time: a file that ends in .svg, .png or .html."),
+    ] = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -92,35 +97,55 @@ def fleet(
     Example: planner fleet examples/catalogs/three_services.yaml --results results
     """
     from perfmodel.errors import InputError
-    from planner.catalog import NOTHING, plan_fleet, read_current, write_fleet
+    from planner.catalog import NOTHING, plan_fleet, plan_over_time, read_current, write_fleet
     from planner.catalog.report import print_fleet
+    from planner.catalog.schedule_figure import draw_schedule
+    from planner.catalog.schedule_report import print_schedule
+    from planner.figures import check_ending
     from planner.melange import is_melange
 
     try:
         if is_melange(catalog):
-            for_catalogs = {"results": results, "current": current, "scheduler": scheduler}
+            for_catalogs = {
+                "results": results,
+                "current": current,
+                "scheduler": scheduler,
+                "figure": figure,
+            }
             _mix(catalog, out, seconds, [f"--{k}" for k, v in for_catalogs.items() if v])
             return
         if results is None:
             fail("--results: expected the folder of the services' results")
         today = NOTHING if current is None else read_current(current)
-        read, solved = _solved(
-            catalog, results, workers, scheduler, search, search_path, perfdb_path
-        )
+        read = _read(catalog, search_path)
+        if figure is not None:
+            check_ending(figure)
+            if not read.over_time:
+                fail("--figure: nothing in this catalog changes over time (no demand, no prices)")
+        solved = _solved(read, results, workers, scheduler, search, search_path, perfdb_path)
     except InputError as error:
         fail(str(error))
+    moving = current is not None
+    folders = search_path or []
     try:
-        found = plan_fleet(
-            read, solved, current=today, search_path=search_path or [], limit_s=seconds
-        )
-        if out is not None:
+        if read.over_time:
+            scheduled = plan_over_time(
+                read, solved, current=today, search_path=folders, limit_s=seconds
+            )
+            write_fleet(scheduled, out)
+            draw_schedule(scheduled, figure)
+            print_schedule(scheduled, console(), moving=moving)
+            left_out = scheduled.left_out
+        else:
+            found = plan_fleet(read, solved, current=today, search_path=folders, limit_s=seconds)
             write_fleet(found, out)
+            print_fleet(found, console(), moving=moving)
+            left_out = found.left_out
     except InputError as error:
         fail(str(error), FAILED)
-    print_fleet(found, console(), moving=current is not None)
-    for name, error_text in found.left_out.items():
+    for name, error_text in left_out.items():
         typer.echo(f"error: {name}: {error_text}", err=True)
-    if found.left_out:
+    if left_out:
         raise typer.Exit(FAILED)
 
 
@@ -141,27 +166,35 @@ def _mix(path: Path, out: Path | None, limit_s: float, misplaced: Sequence[str])
     print_mix(found, console())
 
 
+def _read(path: Path, search_path: Sequence[Path] | None) -> Catalog:
+    """The catalog; what is wrong with single services is said and stops nothing."""
+    from planner.catalog import check_prices, load_catalog
+
+    catalog, errors = load_catalog(path)
+    for error in errors:
+        typer.echo(f"error: {error}", err=True)
+    check_prices(catalog, search_path or ())
+    return catalog
+
+
 def _solved(
-    path: Path,
+    catalog: Catalog,
     folder: Path,
     workers: int | None,
     scheduler: str | None,
     search: str,
     search_path: Sequence[Path] | None,
     perfdb_path: Sequence[Path] | None,
-) -> tuple[Catalog, list[Result]]:
-    """The catalog, and a result for each of its services."""
+) -> list[Result]:
+    """A result for each of the services."""
     from rich.console import Console
     from rich.progress import Progress
 
     from perfmodel.errors import ConfigError
-    from planner.catalog import Settings, dask_cluster, load_catalog, local_processes, run_batch
+    from planner.catalog import Settings, dask_cluster, local_processes, run_batch
 
     if search not in ("exhaustive", "tpe"):
         raise ConfigError(f"--search: expected exhaustive or tpe, got {search!r}")
-    catalog, errors = load_catalog(path)
-    for error in errors:
-        typer.echo(f"error: {error}", err=True)
     settings = Settings(
         search=search,
         search_path=tuple(search_path or ()),
@@ -176,7 +209,7 @@ def _solved(
         Progress(console=aside, transient=True, disable=not aside.is_terminal) as bar,
     ):
         task = bar.add_task("solving", total=1.0)
-        results = run_batch(
+        return run_batch(
             catalog.services,
             folder,
             settings,
@@ -184,4 +217,3 @@ def _solved(
             count,
             lambda name, share: bar.update(task, description=name, completed=share),
         )
-    return catalog, results

@@ -179,6 +179,7 @@ def fleets_with_encoder(
     candidates: Sequence[Candidates],
     qps: float,
     kinds: Sequence[str] = KINDS,
+    encoders: Sequence[str] | None = None,
 ) -> list[Choice]:
     """The cheapest fleets whose images a pool of their own encodes, one per device combination.
 
@@ -188,12 +189,16 @@ def fleets_with_encoder(
     Args:
         space: with the encoder's work in its traffic.
         candidates: of `apart(space)`.
+        encoders: names of devices that may encode; all if not given.
     """
     cheapest: dict[tuple[str, ...], Choice] = {}
     bare = apart(space)
     for receiver in space.problem.offers:
         beside_it = [c for c in candidates if c.role == "decode" or c.offer == receiver]
-        for pool in _worthwhile(encoder_pools(space, receiver, qps), receiver):
+        pools = encoder_pools(space, receiver, qps)
+        if encoders is not None:
+            pools = [pool for pool in pools if pool.offer.device.name in encoders]
+        for pool in _worthwhile(pools, receiver):
             problem = beside(bare, pool).problem
             for choice in cheapest_fleets(problem, _sharing(beside_it, pool), qps, kinds):
                 whole = make_choice(choice.pools, choice.transfer_s, pool)

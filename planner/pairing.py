@@ -490,6 +490,16 @@ def rank(choices: Iterable[Choice]) -> list[Choice]:
     return sorted(choices, key=key)
 
 
+def unbeaten(choices: Sequence[Choice]) -> list[int]:
+    """The first, and fleets that none other equals or beats in hosts of every type: indices."""
+    names = sorted({offer.device.name for choice in choices for offer, _ in choice.hosts})
+    hosts = np.zeros((len(choices), len(names)))
+    for row, choice in enumerate(choices):
+        for offer, count in choice.hosts:
+            hosts[row, names.index(offer.device.name)] += count
+    return sorted({*range(min(len(choices), 1)), *nondominated(hosts).tolist()})
+
+
 __all__ = [
     "KINDS",
     "Choice",
@@ -499,4 +509,5 @@ __all__ = [
     "cheapest_fleets",
     "make_choice",
     "rank",
+    "unbeaten",
 ]

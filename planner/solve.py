@@ -7,13 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from perfmodel.units import format_count, format_time
 from planner.assess import assess
-from planner.dominance import nondominated
 from planner.encoder import apart
 from planner.evaluated import (
     Evaluated,
@@ -24,7 +21,7 @@ from planner.evaluated import (
     tier_of,
 )
 from planner.infeasible import InfeasibleError, explain_infeasible
-from planner.pairing import KINDS
+from planner.pairing import KINDS, unbeaten
 from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, resolve
 from planner.query import Query
@@ -111,7 +108,10 @@ def answer(
         for space in evaluated.spaces.values()
         if space.store.engines(o.device.tables)
     }
-    shown = _unbeaten(served) if all_fleets else _notable(served, measured, runners_up)
+    if all_fleets:
+        shown = [served[i] for i in unbeaten([choice for _, choice in served])]
+    else:
+        shown = _notable(served, measured, runners_up)
     plans = [assess(evaluated.space_of(choice), choice, qps) for qps, choice in shown]
     return Plan(
         query=query_data(evaluated.query),
@@ -232,17 +232,6 @@ def _notable(served: Sequence[Served], measured: set[str], runners_up: int) -> l
     chosen += [s for s in served if s not in chosen]
     notable = chosen[: runners_up + 1]
     return [s for s in served if s in notable]
-
-
-def _unbeaten(served: Sequence[Served]) -> list[Served]:
-    """The winner, and fleets that none other equals or beats in hosts of every type."""
-    names = sorted({offer.device.name for _, choice in served for offer, _ in choice.hosts})
-    hosts = np.zeros((len(served), len(names)))
-    for row, (_, choice) in enumerate(served):
-        for offer, count in choice.hosts:
-            hosts[row, names.index(offer.device.name)] += count
-    kept = {0, *nondominated(hosts).tolist()}
-    return [s for i, s in enumerate(served) if i in kept]
 
 
 def query_data(query: Query) -> dict[str, Any]:

@@ -63,7 +63,6 @@ class Space:
             ("equal worlds", len(all_layouts(self.max_world))),
             *self._structure_counts(),
         ]
-        self._operators: dict[str, Operators] = {}
 
     def under(self, problem: Problem) -> Space:
         """The same space of a problem that differs in traffic or delays, sharing its tables."""
@@ -90,14 +89,12 @@ class Space:
         return tuple(roles)
 
     def step_model(self, offer: Offer, precision: Precision) -> StepModel:
-        """The step model of a device, sharing its operators' tables between precisions."""
-        device = offer.device
-        if device.name not in self._operators:
-            self._operators[device.name] = Operators(device, self.problem.engine.name, self.store)
-        operators = self._operators[device.name]
-        problem = self.problem
-        routing = problem.routing
-        return StepModel(problem.model, device, problem.engine, precision, operators, routing)
+        """The step model of a device, sharing its operators' tables with all of the store's."""
+        problem, device = self.problem, offer.device
+        operators = Operators.shared(device, problem.engine.name, self.store)
+        return StepModel(
+            problem.model, device, problem.engine, precision, operators, problem.routing
+        )
 
     def _structure_counts(self) -> list[tuple[str, int]]:
         layouts = all_layouts(self.max_world)

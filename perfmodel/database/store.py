@@ -18,6 +18,8 @@ from perfmodel.database.schema import FAMILIES
 if TYPE_CHECKING:
     import polars as pl
 
+    from perfmodel.operators import Operators
+
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "perfdb"
 """The folder of tables that comes with the package."""
 
@@ -47,6 +49,9 @@ class PerfStore:
     Lifetime: made once per process and passed to every operator model. Making one reads
     nothing; `table` reads a file on its first request and keeps it.
 
+    Attributes:
+        models: of `Operators.shared`, by device and engine.
+
     Args:
         folders: the user's folders, searched in order before the shipped one.
         shipped: whether to search the shipped folder too.
@@ -62,6 +67,7 @@ class PerfStore:
                 raise TableError(folder, "no such folder of measured tables")
         self.folders = (*own, SHIPPED) if shipped else tuple(own)
         self._tables: dict[tuple[str, str, str], pl.DataFrame | None] = {}
+        self.models: dict[tuple[str, str], Operators] = {}
 
     def table(self, device: str, engine: str, family: str) -> pl.DataFrame | None:
         """The table of a family, or None if nothing was measured.

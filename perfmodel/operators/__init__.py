@@ -43,8 +43,25 @@ if TYPE_CHECKING:
 __all__ = ["Bound", "Group", "Kind", "OperatorModel", "OperatorTime", "Operators", "Tokens"]
 
 
+MOST_SHARED = 16
+"""Devices whose models a store keeps: those asked for latest."""
+
+
 class Operators:
     """All operator models of one device under one engine; tables load on first use."""
+
+    @classmethod
+    def shared(cls, device: Device, engine: str, store: PerfStore) -> Operators:
+        """The models that all have in common who ask for them with a store.
+
+        Preparing a table takes longer than reading it: many queries need it once.
+        """
+        key, kept = (repr(device), engine), store.models
+        found = kept.pop(key, None) or cls(device, engine, store)
+        kept[key] = found
+        if len(kept) > MOST_SHARED:
+            del kept[next(iter(kept))]
+        return found
 
     def __init__(self, device: Device, engine: str, store: PerfStore) -> None:
         self.gemm = Gemm(device, engine, store)

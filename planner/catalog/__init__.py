@@ -6,6 +6,7 @@
 | `run_batch` | a result per service, on any `concurrent.futures` executor |
 | `local_processes`, `dask_cluster` | executors |
 | `plan_fleet` | which plan each service takes, and the hosts of all together |
+| `plan_over_time` | the same where demand changes: replicas and hosts by slot |
 """
 
 from planner.catalog.batch import (
@@ -21,26 +22,36 @@ from planner.catalog.batch import (
 from planner.catalog.fleet import (
     NOTHING,
     CatalogFleet,
+    Choices,
     Current,
+    open_choices,
     plan_fleet,
     read_current,
     write_fleet,
 )
+from planner.catalog.over_time import plan_over_time
+from planner.catalog.placing import check_prices
+from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.services import Catalog, Service, load_catalog
 
 __all__ = [
     "NOTHING",
     "Catalog",
     "CatalogFleet",
+    "Choices",
     "Current",
     "Result",
+    "ScheduledFleet",
     "Service",
     "Settings",
+    "check_prices",
     "dask_cluster",
     "digest_of",
     "load_catalog",
     "local_processes",
+    "open_choices",
     "plan_fleet",
+    "plan_over_time",
     "read_current",
     "read_result",
     "run_batch",

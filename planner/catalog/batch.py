@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     CancelledError,
@@ -29,13 +29,19 @@ from perfmodel.database import PerfStore
 from perfmodel.database.importing import write_table
 from perfmodel.database.store import SHIPPED as SHIPPED_TABLES
 from perfmodel.errors import ConfigError, InputError
+from planner.catalog.families import families_of
 from planner.catalog.services import Service
 from planner.digest import digest, question
-from planner.plan import Plan, atomic_write
+from planner.evaluated import Evaluated, evaluate
+from planner.plan import atomic_write
 from planner.problem import resolve
-from planner.solve import solve
+from planner.query import Query
+from planner.solve import answer
 
 SCHEMA = "planner.result/1"
+
+OVER_TIME = "over_time"
+"""Where a result has its families, if the service's demand changes over time."""
 
 SUMMARY = "results.parquet"
 """One row per service, beside the results."""
@@ -52,8 +58,12 @@ SUMMARIZED = (
 )
 """What the summary has of a service's best fleet, by the names of `planner.plan.FleetPlan`."""
 
-WAITING_PER_WORKER = 4
-"""Services handed to the executor at a time, per worker: what is finished is written soon."""
+TOGETHER = 8
+"""Services that one search answers, at most: their results are written when all are known."""
+
+WAITING_PER_WORKER = 3
+"""Shares of the work handed to the executor at a time, per worker: what is finished is written
+soon."""
 
 SCHEDULER_S = 8.0
 """How long a scheduler has to answer."""
@@ -83,7 +93,8 @@ class Result:
 
     Attributes:
         plan: as `Plan.to_dict` writes it; its alternatives are all fleets that none of
-            the others beats in the devices of every type.
+            the others beats in the devices of every type. Of a demand over time it is the plan
+            of the peak, with the families of `planner.catalog.families` at `OVER_TIME`.
         error: what is wrong with the query, or which limit no fleet meets.
         computed: in this run, not found.
     """
@@ -113,22 +124,26 @@ def run_batch(
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made: {error.strerror}") from None
     results: dict[str, Result] = {}
-    waiting: list[tuple[Service, str]] = []
+    waiting: dict[str, list[Service]] = {}
+    tables = tables_of(settings)
     for service in services:
         try:
-            digest = digest_of(service, settings)
+            digest = digest_of(service, settings, tables)
         except InputError as error:
             results[service.name] = Result(service.name, "", None, f"{service.source}: {error}")
             continue
         known = read_result(folder, service.name, digest)
         if known is None:
-            waiting.append((service, digest))
+            waiting.setdefault(digest, []).append(service)
         else:
             results[service.name] = known
-    for result in _solved(waiting, settings, executor, workers):
-        write_result(folder, result)
-        results[result.name] = result
-        progress(result.name, len(results) / len(services))
+    for digest, (plan, problem) in _solved(waiting, settings, executor, workers):
+        for service in waiting[digest]:
+            error_text = f"{service.source}: {problem}" if problem else ""
+            result = Result(service.name, digest, plan, error_text)
+            write_result(folder, result)
+            results[result.name] = result
+            progress(result.name, len(results) / len(services))
     ordered = [results[service.name] for service in services]
     write_summary(folder, services, ordered)
     return ordered
@@ -159,26 +174,55 @@ def write_summary(folder: Path, services: Sequence[Service], results: Sequence[R
         raise ConfigError(f"{folder / SUMMARY}: cannot be written: {error.strerror}") from None
 
 
+Answer = tuple[dict[str, Any] | None, str]
+"""A plan as plain data, or what is wrong."""
+
+
 def _solved(
-    waiting: Sequence[tuple[Service, str]], settings: Settings, executor: Executor, workers: int
-) -> Iterator[Result]:
-    """Results as they come; a few services at a time are with the executor."""
-    queue = iter(waiting)
-    running: dict[Future[tuple[dict[str, Any] | None, str]], tuple[Service, str]] = {}
+    waiting: Mapping[str, Sequence[Service]], settings: Settings, executor: Executor, workers: int
+) -> Iterator[tuple[str, Answer]]:
+    """Digests with their answers as they come; a few shares are with the executor."""
+    queue = iter(_shares(waiting, settings))
+    running: dict[Future[list[Answer]], list[str]] = {}
 
     def feed() -> None:
-        for service, digest in queue:
-            running[executor.submit(solve_service, service, settings)] = (service, digest)
+        for share in queue:
+            asked = [waiting[one][0] for one in share]
+            running[executor.submit(solve_services, asked, settings)] = share
             if len(running) >= WAITING_PER_WORKER * workers:
                 return
 
     feed()
     while running:
         future = next(as_completed(running))
-        service, digest = running.pop(future)
-        plan, error = future.result()
-        yield Result(service.name, digest, plan, error)
+        yield from zip(running.pop(future), future.result(), strict=True)
         feed()
+
+
+def _shares(waiting: Mapping[str, Sequence[Service]], settings: Settings) -> list[list[str]]:
+    """Digests whose services one search answers, a few at a time."""
+    alike: dict[str, list[str]] = {}
+    for one, (service, *_) in waiting.items():
+        key = searched(service.query, settings).model_dump_json()
+        alike.setdefault(key, []).append(one)
+    return [
+        group[start : start + TOGETHER]
+        for group in alike.values()
+        for start in range(0, len(group), TOGETHER)
+    ]
+
+
+def searched(query: Query, settings: Settings) -> Query:
+    """The query without what an exhaustive search does not depend on: demand and prices.
+
+    All queries that come to the same have the same candidates, and the same counts of them: an
+    answer does not depend on which of them were solved together.
+    """
+    if settings.search != "exhaustive":
+        return query
+    workload = query.workload.model_copy(update={"qps": 1.0})
+    devices = tuple(d.model_copy(update={"usd_per_device_hour": 1.0}) for d in query.devices)
+    return query.model_copy(update={"workload": workload, "devices": devices})
 
 
 @lru_cache(maxsize=1)
@@ -187,31 +231,68 @@ def _store(folders: tuple[Path, ...]) -> PerfStore:
     return PerfStore(list(folders))
 
 
-def solve_service(service: Service, settings: Settings) -> tuple[dict[str, Any] | None, str]:
-    """The plan of a service as plain data, or what is wrong; runs in a worker."""
+_latest: list[tuple[Query, Settings, Evaluated]] = []
+"""A worker's latest search: the next share is often alike."""
+
+
+def _evaluated(query: Query, settings: Settings) -> Evaluated:
+    """The candidates of a query, or of one that comes to the same search."""
+    key = searched(query, settings)
+    for known, under, found in _latest:
+        if (known, under) == (key, settings):
+            return found.under(query)
+    _latest.clear()  # before the next search takes its memory
+    found = evaluate(
+        query,
+        search=settings.search,
+        seed=settings.seed,
+        trials=settings.trials,
+        search_path=settings.search_path,
+        store=_store(settings.perfdb_path),
+    )
+    _latest[:] = [(key, settings, found)]
+    return found
+
+
+def solve_services(services: Sequence[Service], settings: Settings) -> list[Answer]:
+    """The plans of services as plain data, or what is wrong; runs in a worker."""
+    return [_solve(service, settings) for service in services]
+
+
+def _solve(service: Service, settings: Settings) -> Answer:
     try:
-        plan: Plan = solve(
-            service.query,
-            search=settings.search,
-            seed=settings.seed,
-            trials=settings.trials,
-            search_path=settings.search_path,
-            store=_store(settings.perfdb_path),
-            all_fleets=True,
-        )
+        found = _evaluated(service.query, settings)
+        data = answer(found, all_fleets=True).to_dict()
+        if service.demand is not None:
+            data[OVER_TIME] = families_of(found, service.demand)
     except InputError as error:
-        return None, f"{service.source}: {error}"
-    data = plan.to_dict()
+        return None, str(error)
     # What differs from run to run is no part of the result.
     data["search"].pop("seconds")
     return data, ""
 
 
-def digest_of(service: Service, settings: Settings) -> str:
+Tables = Sequence[tuple[str, int]]
+"""Operator tables: files and their sizes."""
+
+
+def tables_of(settings: Settings) -> Tables:
+    """The operator tables that results depend on."""
+    return [
+        (str(file.relative_to(folder)), file.stat().st_size)
+        for folder in (*settings.perfdb_path, SHIPPED_TABLES)
+        for file in sorted(folder.rglob("*.parquet"))
+    ]
+
+
+def digest_of(service: Service, settings: Settings, tables: Tables | None = None) -> str:
     """What a service's result depends on, as a short text.
 
-    The query with all that it names (model, devices, prices, engine constants), the search, the
-    version of this package, and the operator tables by their sizes.
+    The query with all that it names (model, devices, prices, engine constants), its demands, the
+    search, the version of this package, and the operator tables by their sizes.
+
+    Args:
+        tables: of `tables_of`, which looks for them if not given.
 
     Raises:
         InputError: the query names something unknown.
@@ -220,12 +301,10 @@ def digest_of(service: Service, settings: Settings) -> str:
     search = (settings.search,)
     if settings.search == "tpe":
         search = (settings.search, settings.seed, settings.trials)  # type: ignore[assignment]
-    tables = [
-        (str(file.relative_to(folder)), file.stat().st_size)
-        for folder in (*settings.perfdb_path, SHIPPED_TABLES)
-        for file in sorted(folder.rglob("*.parquet"))
-    ]
-    return digest(SCHEMA, question(problem), service.query.runtime, search, tables)
+    tables = tables_of(settings) if tables is None else tables
+    # When which demand comes does not matter to a service alone.
+    demand = () if service.demand is None else (sorted(service.demand.qps),)
+    return digest(SCHEMA, question(problem), service.query.runtime, search, tables, *demand)
 
 
 def read_result(folder: Path, name: str, digest: str) -> Result | None:
@@ -281,7 +360,7 @@ def local_processes(count: int | None = None) -> Iterator[tuple[Executor, int]]:
     workers = count or len(os.sched_getaffinity(0))
     # Forked processes would inherit the threads of solvers in unknown states.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as executor:
         try:
             yield executor, workers
         except BrokenExecutor:
@@ -302,6 +381,21 @@ async def _identity(address: str) -> dict[str, Any]:
         return identity
     finally:
         server.close_comms()
+
+
+def _end_with_parent() -> None:
+    """Make this worker end when its parent is killed, instead of waiting for work for ever."""
+    import multiprocessing
+    import threading
+
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def wait() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager

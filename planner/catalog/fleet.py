@@ -11,10 +11,11 @@ from perfmodel.documents import read_yaml
 from perfmodel.errors import ConfigError, InputError
 from planner.catalog.assignment import Assignment, Option, Supply, assign
 from planner.catalog.batch import Result
-from planner.catalog.services import ANYWHERE, Catalog, Service
-from planner.fleet import hosts_needed
+from planner.catalog.placing import Key, devices_of, offers_of, pools_of, supply_of, taken
+from planner.catalog.schedule_plan import ScheduledFleet
+from planner.catalog.services import Catalog, Service
 from planner.plan import as_text, atomic_write
-from planner.problem import Offer, resolve
+from planner.problem import Offer
 
 SCHEMA = "planner.fleet/1"
 
@@ -92,18 +93,24 @@ class Current:
     usd_per_moved_device: float = 0.0
     hours: float = 720.0
 
+    def moved(self, service: str, devices: Mapping[str, int]) -> int:
+        """Devices, by type, that a service does not have today."""
+        today = self.devices.get(service, {})
+        return sum(max(count - today.get(device, 0), 0) for device, count in devices.items())
+
     def usd_per_hour(self, moved: int) -> float:
         """Price of moving so many devices."""
         return moved * self.usd_per_moved_device / self.hours
 
 
-def write_fleet(fleet: CatalogFleet, path: Path) -> None:
-    """Write a fleet as JSON, or as YAML if the name ends in .yaml or .yml.
+def write_fleet(fleet: CatalogFleet | ScheduledFleet, path: Path | None) -> None:
+    """Write a fleet as JSON, or as YAML if the name ends in .yaml or .yml; None: nowhere.
 
     Raises:
         ConfigError: the file cannot be written.
     """
-    atomic_write(path, as_text(fleet.to_dict(), path))
+    if path is not None:
+        atomic_write(path, as_text(fleet.to_dict(), path))
 
 
 NOTHING = Current({})
@@ -158,22 +165,10 @@ def plan_fleet(
         InputError: services disagree on a device, or the inventories do not suffice; the
             message says what is missing.
     """
-    plans = {r.name: r for r in results}
-    served = [s for s in catalog.services if plans[s.name].plan is not None]
+    given = open_choices(catalog, results, current=current, search_path=search_path)
+    served, fleets, keys, offers = given.served, given.fleets, given.keys, given.offers
+    supplies, options, together = given.supplies, given.options, given.together
     left_out = {r.name: r.error for r in results if r.plan is None}
-    if not served:
-        raise InputError("no service has a plan\n" + "\n".join(left_out.values()))
-    offers = _offers(catalog, served, search_path)
-    keys = sorted(offers)
-    supplies = [_supply(catalog, key, offers[key]) for key in keys]
-    fleets = [_fleets(plans[s.name]) for s in served]
-    options = [
-        [_option(s, fleet, keys, offers, catalog.share_hosts, current) for fleet in fleets[i]]
-        for i, s in enumerate(served)
-    ]
-    index = {service.name: i for i, service in enumerate(served)}
-    together = [[index[n] for n in group if n in index] for group in catalog.together]
-    together = [group for group in together if len(group) > 1]
     found = assign(supplies, options, together, gap=gap, limit_s=limit_s)
     if found is None:
         raise InputError(_missing(supplies, options, together, served, limit_s))
@@ -192,38 +187,59 @@ def plan_fleet(
     )
 
 
-Key = tuple[str, str]
-"""Device type and region."""
+@dataclass(frozen=True)
+class Choices:
+    """What is to be decided: the assignment's problem, and what its numbers stand for.
+
+    Attributes:
+        served: services that have any plan.
+        keys: device type and region of each supply.
+        fleets: of each service, as `planner solve` writes them.
+        options: the same fleets, as the assignment sees them.
+        together: groups of services, by their places in `served`.
+    """
+
+    served: tuple[Service, ...]
+    keys: tuple[Key, ...]
+    offers: Mapping[Key, Offer]
+    supplies: tuple[Supply, ...]
+    fleets: tuple[tuple[dict[str, Any], ...], ...]
+    options: tuple[tuple[Option, ...], ...]
+    together: tuple[tuple[int, ...], ...]
 
 
-def _offers(
-    catalog: Catalog, services: Sequence[Service], search_path: Sequence[Path]
-) -> dict[Key, Offer]:
-    """The devices that services may use, by type and region; one price and host for each."""
-    found: dict[Key, tuple[Offer, str]] = {}
-    for service in services:
-        for offer in resolve(service.query, search_path).offers:
-            key = (offer.device.name, service.region)
-            known, first = found.setdefault(key, (offer, service.name))
-            for field in ("usd_per_device_hour", "host_devices"):
-                mine, other = getattr(offer, field), getattr(known, field)
-                if mine != other:
-                    raise ConfigError(
-                        f"{service.source}: {field} of {offer.device.name} is {mine:g}, "
-                        f"but {other:g} in {first}: services of a region share their hosts"
-                    )
-    return {key: offer for key, (offer, _) in found.items()}
+def open_choices(
+    catalog: Catalog,
+    results: Sequence[Result],
+    *,
+    current: Current = NOTHING,
+    search_path: Sequence[Path] = (),
+) -> Choices:
+    """What each service of a catalog may run on, and the hosts that all share.
 
-
-def _supply(catalog: Catalog, key: Key, offer: Offer) -> Supply:
-    device, region = key
-    devices = catalog.inventory.get(key, catalog.inventory.get((device, ANYWHERE)))
-    return Supply(
-        name=f"{device} in {region}" if region else device,
-        host_devices=offer.host_devices,
-        usd_per_host_hour=offer.host_devices * offer.usd_per_device_hour,
-        inventory=None if devices is None else devices // offer.host_devices,
-        spare=catalog.spare_hosts,
+    Raises:
+        InputError: no service has a plan, or services disagree on a device.
+    """
+    plans = {r.name: r for r in results}
+    served = tuple(s for s in catalog.services if plans[s.name].plan is not None)
+    if not served:
+        raise InputError("no service has a plan\n" + "\n".join(r.error for r in results))
+    offers = offers_of(catalog, served, search_path)
+    keys = tuple(sorted(offers))
+    fleets = tuple(tuple(_fleets(plans[s.name])) for s in served)
+    index = {service.name: i for i, service in enumerate(served)}
+    groups = (tuple(index[n] for n in group if n in index) for group in catalog.together)
+    return Choices(
+        served=served,
+        keys=keys,
+        offers=offers,
+        supplies=tuple(supply_of(catalog, key, offers[key]) for key in keys),
+        fleets=fleets,
+        options=tuple(
+            tuple(_option(s, f, keys, offers, catalog.share_hosts, current) for f in known)
+            for s, known in zip(served, fleets, strict=True)
+        ),
+        together=tuple(group for group in groups if len(group) > 1),
     )
 
 
@@ -241,41 +257,13 @@ def _option(
     current: Current,
 ) -> Option:
     """A fleet as hosts that it fills, and devices on hosts that it may share."""
-    hosts, devices = [0] * len(keys), [0] * len(keys)
-    for i, key in enumerate(keys):
-        if key[1] != service.region:
-            continue
-        size = offers[key].host_devices
-        own: dict[int, int] = {}
-        for pool in fleet["pools"]:
-            world = pool["devices_per_replica"]
-            if pool["device"] != key[0]:
-                continue
-            if share and world < size and size % world == 0 and size & (size - 1) == 0:
-                # Sizes that divide one another and the host leave no gaps in it.
-                devices[i] += world * pool["replicas"]
-            else:
-                own[world] = own.get(world, 0) + pool["replicas"]
-        hosts[i] = hosts_needed(own, size)
-    moved = _moved(service.name, _devices(fleet), current)
-    return Option(tuple(hosts), tuple(devices), current.usd_per_hour(moved))
-
-
-def _devices(fleet: Mapping[str, Any]) -> dict[str, int]:
-    used: dict[str, int] = {}
-    for pool in fleet["pools"]:
-        count = pool["devices_per_replica"] * pool["replicas"]
-        used[pool["device"]] = used.get(pool["device"], 0) + count
-    return used
-
-
-def _moved(name: str, devices: Mapping[str, int], current: Current) -> int:
-    today = current.devices.get(name, {})
-    return sum(max(count - today.get(device, 0), 0) for device, count in devices.items())
+    pools = pools_of(fleet)
+    moved = current.moved(service.name, devices_of(pools))
+    return Option(*taken(pools, service.region, keys, offers, share), current.usd_per_hour(moved))
 
 
 def _service_plan(service: Service, fleet: dict[str, Any], current: Current) -> ServicePlan:
-    devices = _devices(fleet)
+    devices = devices_of(pools_of(fleet))
     price = {h["device"]: h["usd_per_device_hour"] for h in fleet["hosts"]}
     return ServicePlan(
         name=service.name,
@@ -283,7 +271,7 @@ def _service_plan(service: Service, fleet: dict[str, Any], current: Current) -> 
         kind=fleet["kind"],
         devices=devices,
         usd_per_hour=sum(count * price[device] for device, count in devices.items()),
-        moved_devices=_moved(service.name, devices, current),
+        moved_devices=current.moved(service.name, devices),
         fleet=fleet,
     )
 

@@ -6,14 +6,24 @@ A catalog is a YAML file, or a folder of query files each of which is a service.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SkipValidation,
+    ValidationError,
+    field_validator,
+)
 
 from perfmodel.documents import Document, message, read_yaml, validate
 from perfmodel.errors import ConfigError
+from planner.catalog.demand import Demand, DemandChoice, demand_over_time
+from planner.catalog.renting import Autoscaling, DevicePrices
 from planner.query import Query
 
 ANYWHERE = ""
@@ -32,6 +42,11 @@ class ServiceEntry(BaseModel):
         default=None, description="Another service, whose fields it has but for those it gives."
     )
     region: str = Field(default=ANYWHERE, description="Where its devices must be.")
+    demand: Annotated[DemandChoice | None, SkipValidation] = Field(
+        default=None,
+        description="Demand over time, instead of `workload.qps` or to scale it; read with the "
+        "service, so that a mistake in it stops no other.",
+    )
 
 
 class CatalogFile(BaseModel):
@@ -62,6 +77,14 @@ class CatalogFile(BaseModel):
     together: tuple[tuple[str, ...], ...] = Field(
         default=(), description="Groups of services that must run on the same device types."
     )
+    prices: dict[str, DevicePrices] = Field(
+        default={},
+        description="Prices by device type, reserved and on demand; a type not named is had on "
+        "demand at its query's price.",
+    )
+    autoscaling: Autoscaling = Field(
+        default=Autoscaling(), description="How replicas follow demand over time."
+    )
 
     @field_validator("services", mode="before")
     @classmethod
@@ -76,6 +99,7 @@ class Service:
     """A service.
 
     Attributes:
+        query: whose demand is that of the busiest slot, where it changes over time.
         source: the file, with line, that says so.
     """
 
@@ -83,6 +107,7 @@ class Service:
     query: Query
     region: str = ANYWHERE
     source: str = ""
+    demand: Demand | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +117,8 @@ class Catalog:
     Attributes:
         inventory: devices at most by (device type, region).
         together: groups of services that must run on the same device types.
+        prices: by device type.
+        sources: file and line of fields of its own, by their names.
     """
 
     services: tuple[Service, ...]
@@ -99,6 +126,14 @@ class Catalog:
     spare_hosts: int = 0
     share_hosts: bool = True
     together: tuple[tuple[str, ...], ...] = ()
+    prices: Mapping[str, DevicePrices] = field(default_factory=dict)
+    autoscaling: Autoscaling = field(default_factory=Autoscaling)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def over_time(self) -> bool:
+        """Whether anything depends on the time of day."""
+        return bool(self.prices) or any(s.demand is not None for s in self.services)
 
 
 def load_catalog(path: Path) -> tuple[Catalog, list[ConfigError]]:
@@ -123,7 +158,16 @@ def load_catalog(path: Path) -> tuple[Catalog, list[ConfigError]]:
         for device, counts in file.inventory.items()
         for region, count in (counts.items() if isinstance(counts, dict) else ((ANYWHERE, counts),))
     }
-    catalog = Catalog(tuple(services), inventory, file.spare_hosts, file.share_hosts, file.together)
+    catalog = Catalog(
+        tuple(services),
+        inventory,
+        file.spare_hosts,
+        file.share_hosts,
+        file.together,
+        file.prices,
+        file.autoscaling,
+        {f"prices.{name}": document.where(("prices", name)) for name in file.prices},
+    )
     return catalog, errors
 
 
@@ -150,9 +194,15 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
     fields: dict[str, Any] = {}
     region: str | None = None
     query: str | None = None
+    demanding: str | None = None
+    nearer: str | None = None
     for ancestor in _ancestry(name, file, document):
         entry = file.services[ancestor]
-        fields = _over(entry.__pydantic_extra__ or {}, fields)
+        if demanding is None and entry.demand is not None:
+            demanding = ancestor
+        if demanding is None and "qps" in _mapping(entry.__pydantic_extra__, "workload"):
+            nearer = nearer or ancestor
+        fields = _over(fields, entry.__pydantic_extra__ or {})
         query = query or entry.query
         region = region or entry.region
     folder = document.path.parent
@@ -162,6 +212,15 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
             raise ConfigError(f"{own.path}:1: expected a mapping of a query's fields")
         fields = _over(fields, own.data)
     fields = _over(fields, file.defaults)
+    demand: Demand | None = None
+    if demanding is not None:
+        demand = _demand(demanding, file, fields, document)
+        if nearer is not None and not _choice(demanding, file, document).scaled_by_workload:
+            raise ConfigError(
+                f"{document.where(('services', nearer, 'workload', 'qps'))}: {demanding} states "
+                "demand of its own scale; expected a demand of this service instead"
+            )
+        fields = _over({"workload": {"qps": demand.peak}}, fields)
     try:
         parsed = Query.model_validate(fields, context={"folder": folder})
     except ValidationError as error:
@@ -170,9 +229,53 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
         raise ConfigError(f"{where}: {field}: {message(problem)}") from None
     if file.headroom and parsed.workload.qps != "max":
         more = parsed.workload.qps * (1.0 + file.headroom)
+        if demand is not None:
+            demand = demand.scaled(1.0 + file.headroom)
+            more = demand.peak
         workload = parsed.workload.model_copy(update={"qps": more})
         parsed = parsed.model_copy(update={"workload": workload})
-    return Service(name, parsed, region or ANYWHERE, where)
+    return Service(name, _priced(parsed, file), region or ANYWHERE, where, demand)
+
+
+def _demand(owner: str, file: CatalogFile, fields: Mapping[str, Any], document: Document) -> Demand:
+    """A service's demand over time, as it or the one that it is like states it."""
+    where = ("services", owner, "demand")
+    choice = _choice(owner, file, document)
+    qps = _mapping(fields, "workload").get("qps")
+    number = isinstance(qps, int | float) and not isinstance(qps, bool) and 0 < qps < inf
+    if qps is not None and not number:
+        raise ConfigError(
+            f"{document.where(where)}: expected workload.qps to be a number beside it, got {qps!r}"
+        )
+    try:
+        return demand_over_time(choice, qps, file.autoscaling.slot, document.path.parent)
+    except ValueError as error:
+        raise ConfigError(f"{document.where(where)}: {error}") from None
+
+
+def _choice(owner: str, file: CatalogFile, document: Document) -> DemandChoice:
+    try:
+        return DemandChoice.model_validate(file.services[owner].demand)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        field = ("services", owner, "demand", *problem["loc"])
+        raise ConfigError(f"{document.where(field)}: {message(problem)}") from None
+
+
+def _mapping(fields: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
+    """A field that should be a mapping; nothing where it is none."""
+    value = (fields or {}).get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _priced(query: Query, file: CatalogFile) -> Query:
+    """The query at the catalog's prices: what is not reserved costs no less."""
+    devices = []
+    for device in query.devices:
+        prices = file.prices.get(device.name) or file.prices.get(Path(device.name).stem)
+        price = {"usd_per_device_hour": prices.least} if prices else {}
+        devices.append(device.model_copy(update=price))
+    return query.model_copy(update={"devices": tuple(devices)})
 
 
 def _ancestry(name: str, file: CatalogFile, document: Document) -> list[str]:

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
-from planner.encoder import EncoderPool, apart, beside, encoder_pool, encoder_pools
+from planner.encoder import (
+    EncoderPool,
+    apart,
+    beside,
+    encoder_pool,
+    encoder_pools,
+    fleets_with_encoder,
+)
 from planner.pairing import Pool, make_choice
 from planner.plan import Plan
 from planner.sizing import ADMISSION_SHARE
@@ -67,6 +74,17 @@ def test_the_space_apart_has_no_encoder(space_of: SpaceOf) -> None:
     without = bare.evaluate("continuous", offer, precision, layouts)
     assert len(without) >= len(with_encoder)
     assert without.qps.max() > with_encoder.qps.max()
+
+
+def test_only_the_devices_named_encode(space_of: SpaceOf) -> None:
+    space = space_of(**VISUAL)
+    bare = apart(space)
+    found = [bare.evaluate("continuous", *pair, bare.layouts) for pair in bare.pairs()]
+    for name in ("h100_sxm", "l40s"):
+        fleets = fleets_with_encoder(space, found, 40.0, encoders=(name,))
+        assert fleets
+        assert {f.encoder.offer.device.name for f in fleets if f.encoder} == {name}
+    assert fleets_with_encoder(space, found, 40.0, encoders=()) == []
 
 
 def test_encoders_share_hosts_with_their_own_kind(space_of: SpaceOf) -> None:

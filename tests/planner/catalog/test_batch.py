@@ -20,6 +20,7 @@ from planner.catalog import (
     Result,
     Service,
     Settings,
+    batch,
     dask_cluster,
     digest_of,
     load_catalog,
@@ -27,6 +28,8 @@ from planner.catalog import (
     run_batch,
     write_result,
 )
+from planner.evaluated import evaluate
+from planner.solve import solve
 
 CatalogFile = Callable[..., Path]
 THREE = {name: {"workload": {"qps": qps}} for name, qps in (("a", 5), ("b", 20), ("c", 60))}
@@ -66,6 +69,34 @@ def test_only_what_changed_is_computed_again(
     changed = {**THREE, "b": {"workload": {"qps": 25}}}
     again = run_batch(services(catalog_file(services=changed)), out, Settings(), here, 1, quiet)
     assert [r.name for r in again if r.computed] == ["b"]
+
+
+def test_one_search_answers_all_that_differ_in_demand_and_prices(
+    catalog_file: CatalogFile, tmp_path: Path, here: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear = {"devices": [{"name": "h100_sxm", "usd_per_device_hour": 99.0}]}
+    alike = {**THREE, "dear": dear, "again": THREE["b"], "too much": {"slo": {"ttit": "10us"}}}
+    longer = {"workload": {"input_tokens": 1500}}
+    path = catalog_file(services={**alike, "longer": longer, "d": {"workload": {"qps": 7}}})
+    found = services(path)
+    searches: list[Any] = []
+
+    def counted(query: Any, **options: Any) -> Any:
+        searches.append(query)
+        return evaluate(query, **options)
+
+    monkeypatch.setattr(batch, "evaluate", counted)
+    monkeypatch.setattr(batch, "_latest", [])
+    results = run_batch(found, tmp_path / "out", Settings(), here, 1, quiet)
+    asked = sorted((q.workload.input_tokens.mean, round(q.slo.ttit.seconds, 6)) for q in searches)
+    assert asked == [(1000, 1e-5), (1000, 0.03), (1500, 0.03)]
+    assert [r.name for r in results if r.plan is None] == ["too much"]
+    # As if each had been solved alone.
+    for service, result in zip(found, results, strict=True):
+        if result.plan is not None:
+            alone = solve(service.query, all_fleets=True).to_dict()
+            del alone["search"]["seconds"]
+            assert result.plan == alone
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema": "other"}', "[1]", "\x00"])
@@ -182,6 +213,36 @@ def test_a_batch_that_was_killed_goes_on_where_it_was(
     whole = tmp_path / "whole"
     run_batch(services(path), whole, Settings(), here, 1, quiet)
     assert contents(out) == contents(whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks for processes in /proc")
+def test_workers_end_with_a_parent_that_is_killed() -> None:
+    code = (
+        "import os, signal\n"
+        "from planner.catalog import local_processes\n"
+        "if __name__ == '__main__':\n"
+        "    with local_processes(1) as (executor, _):\n"
+        "        print(executor.submit(os.getpid).result(), flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        worker = Path("/proc") / str(int(parent.stdout.readline()))
+        parent.wait()
+    deadline = time.monotonic() + 20
+    while _runs(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not _runs(worker)
+
+
+def _runs(process: Path) -> bool:
+    """Whether it is there, and not only waits to be reaped."""
+    try:
+        return "(zombie)" not in (process / "status").read_text()
+    except OSError:
+        return False
 
 
 def test_processes_and_a_cluster_that_loses_a_worker_give_the_same(

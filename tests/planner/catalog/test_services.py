@@ -41,6 +41,28 @@ def test_services_have_the_defaults_and_what_they_say(catalog_file: CatalogFile)
     }
 
 
+def test_what_a_service_gives_itself_counts_more_than_what_it_is_like(
+    catalog_file: CatalogFile,
+) -> None:
+    path = catalog_file(
+        services={
+            "chat": {"workload": {"qps": 5, "input_tokens": 700}, "slo": {"ttit": "20ms"}},
+            "more": {"like": "chat", "workload": {"qps": 50}, "region": "eu"},
+            "most": {"like": "more", "workload": {"qps": 500}, "slo": {"ttit": "10ms"}},
+        },
+    )
+    catalog, errors = load_catalog(path)
+    assert errors == []
+    assert [s.query.workload.qps for s in catalog.services] == [5, 50, 500]
+    assert [s.query.workload.input_tokens.mean for s in catalog.services] == [700] * 3
+    assert [s.query.slo.ttit and s.query.slo.ttit.seconds for s in catalog.services] == [
+        0.02,
+        0.02,
+        0.01,
+    ]
+    assert [s.region for s in catalog.services] == ["", "eu", "eu"]
+
+
 def test_a_query_file_beside_the_catalog(catalog_file: CatalogFile, tmp_path: Path) -> None:
     (tmp_path / "chat.yaml").write_text(yaml.safe_dump({"workload": {"qps": 7}, "engine": "vllm"}))
     catalog, _ = load_catalog(catalog_file(services={"chat": {"query": "chat.yaml"}}))

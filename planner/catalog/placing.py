@@ -1,0 +1,122 @@
+"""A catalog's devices as supplies of hosts, and what fleets take of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perfmodel.errors import ConfigError, InputError
+from planner.catalog.assignment import Supply
+from planner.catalog.services import ANYWHERE, Catalog, Service
+from planner.fleet import hosts_needed
+from planner.problem import Offer, resolve
+
+Key = tuple[str, str]
+"""Device type and region."""
+
+PoolUse = tuple[str, int, int]
+"""A pool's device type, devices of each replica, and replicas."""
+
+
+def offers_of(
+    catalog: Catalog, services: Sequence[Service], search_path: Sequence[Path]
+) -> dict[Key, Offer]:
+    """The devices that services may use, by type and region; one price and host for each.
+
+    Raises:
+        ConfigError: services disagree on a device.
+    """
+    found: dict[Key, tuple[Offer, str]] = {}
+    for service in services:
+        for offer in resolve(service.query, search_path).offers:
+            key = (offer.device.name, service.region)
+            known, first = found.setdefault(key, (offer, service.name))
+            for field in ("usd_per_device_hour", "host_devices"):
+                mine, other = getattr(offer, field), getattr(known, field)
+                if mine != other:
+                    raise ConfigError(
+                        f"{service.source}: {field} of {offer.device.name} is {mine:g}, "
+                        f"but {other:g} in {first}: services of a region share their hosts"
+                    )
+    return {key: offer for key, (offer, _) in found.items()}
+
+
+def check_prices(catalog: Catalog, search_path: Sequence[Path]) -> None:
+    """Refuse a price of a device that no service may use, before anything is solved.
+
+    Raises:
+        ConfigError: with file, line and the devices that there are.
+    """
+    names: set[str] = set()
+    for service in catalog.services if catalog.prices else ():
+        try:
+            names |= {offer.device.name for offer in resolve(service.query, search_path).offers}
+        except InputError:  # said where the service is solved
+            return
+    for name in catalog.prices:
+        if name not in names:
+            raise ConfigError(
+                f"{catalog.sources[f'prices.{name}']}: no service may use this device; "
+                f"expected one of {', '.join(sorted(names))}"
+            )
+
+
+def supply_of(catalog: Catalog, key: Key, offer: Offer) -> Supply:
+    """The hosts of one device type in one region."""
+    device, region = key
+    devices = catalog.inventory.get(key, catalog.inventory.get((device, ANYWHERE)))
+    return Supply(
+        name=f"{device} in {region}" if region else device,
+        host_devices=offer.host_devices,
+        usd_per_host_hour=offer.host_devices * offer.usd_per_device_hour,
+        inventory=None if devices is None else devices // offer.host_devices,
+        spare=catalog.spare_hosts,
+    )
+
+
+def pool_plans(fleet: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The pools of a fleet that `planner solve` wrote; an encoder's, of single devices, last."""
+    encoder = fleet.get("encoder")
+    if not encoder:
+        return list(fleet["pools"])
+    return [*fleet["pools"], {"role": "encoder", "devices_per_replica": 1, "layout": "", **encoder}]
+
+
+def pools_of(fleet: Mapping[str, Any]) -> list[PoolUse]:
+    """What those pools use."""
+    return [(p["device"], p["devices_per_replica"], p["replicas"]) for p in pool_plans(fleet)]
+
+
+def taken(
+    pools: Sequence[PoolUse],
+    region: str,
+    keys: Sequence[Key],
+    offers: Mapping[Key, Offer],
+    share: bool,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Hosts that pools fill, and devices on hosts that others may share, by key."""
+    hosts, devices = [0] * len(keys), [0] * len(keys)
+    for i, key in enumerate(keys):
+        if key[1] != region:
+            continue
+        size = offers[key].host_devices
+        own: dict[int, int] = {}
+        for device, world, replicas in pools:
+            if device != key[0]:
+                continue
+            if share and world < size and size % world == 0 and size & (size - 1) == 0:
+                # Sizes that divide one another and the host leave no gaps in it.
+                devices[i] += world * replicas
+            else:
+                own[world] = own.get(world, 0) + replicas
+        hosts[i] = hosts_needed(own, size)
+    return tuple(hosts), tuple(devices)
+
+
+def devices_of(pools: Sequence[PoolUse]) -> dict[str, int]:
+    """Devices in use, by type."""
+    used: dict[str, int] = {}
+    for device, world, replicas in pools:
+        used[device] = used.get(device, 0) + world * replicas
+    return used

@@ -1,0 +1,237 @@
+"""The integer program of a schedule: its variables, prices and rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from planner.catalog.assignment import MISSING_FACTOR, Supply
+from planner.catalog.combinations import cheapest_combination, few_enough
+from planner.catalog.hosts_over_time import Family, Rental, cheapest_hosts
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+Row = tuple[Any, float, FloatArray | float]
+
+FAMILY, RESERVED, HOSTS, WORKING, STARTED, MISSING = range(6)
+"""Blocks of variables: which family; hosts reserved, by supply; by slot and supply all hosts,
+whether any work is there, hosts started; hosts missing, by supply."""
+
+
+class Program:
+    """The integer program; its variables are the blocks named above, one after another.
+
+    Slots that are alike count as one, unless hosts on demand have a least time: then their order
+    matters.
+    """
+
+    def __init__(
+        self,
+        supplies: Sequence[Supply],
+        rentals: Sequence[Rental],
+        services: Sequence[Sequence[Family]],
+        beyond_inventory: bool = False,
+    ) -> None:
+        self.supplies, self.rentals = supplies, rentals
+        self.beyond_inventory = beyond_inventory
+        self.flat = [family for families in services for family in families]
+        self.owner = np.repeat(np.arange(len(services)), [len(f) for f in services])
+        self.size = np.array([s.host_devices for s in supplies])
+        self.spare = np.array([s.spare for s in supplies])
+        self.holds = any(r.least_slots > 1 for r in rentals)
+        used = np.stack([f.hosts * self.size + f.devices for f in self.flat], axis=1)  # (T, F, K)
+        slots = len(used)
+        self.slot_of = np.arange(slots)
+        self.weights = np.full(slots, 1.0 / slots)
+        if not self.holds:
+            flat = used.reshape(slots, -1)
+            _, first, self.slot_of, counts = np.unique(
+                flat, axis=0, return_index=True, return_inverse=True, return_counts=True
+            )
+            used, self.weights = used[first], counts / slots
+        self.used = used
+        self.slots, self.kinds = len(used), len(supplies)
+        cells = self.slots * self.kinds
+        sizes = (len(self.flat), self.kinds, cells, cells, cells, self.kinds)
+        self.starts = np.concatenate([[0], np.cumsum(sizes)])
+
+    @property
+    def few(self) -> bool:
+        """Whether all combinations can be priced."""
+        return few_enough(np.bincount(self.owner).tolist(), self.slots, self.kinds)
+
+    @property
+    def exact(self) -> bool:
+        """Whether that is the whole answer: without least times, which no closed form has."""
+        return self.few and not self.holds
+
+    def enumerated(self, together: Sequence[Sequence[int]]) -> tuple[IntArray, float] | None:
+        """The cheapest combination and its price, as if hosts had no least time; None of many."""
+        if not self.few:
+            return None
+        rented = [r.usd_per_host_hour for r in self.rentals]
+        caps = [s.inventory for s in self.supplies]
+        return cheapest_combination(
+            [np.flatnonzero(self.owner == i) for i in range(self.owner.max() + 1)],
+            self.used,
+            np.array([f.usd_per_hour for f in self.flat]),
+            size=self.size,
+            spare=self.spare,
+            most=np.array([np.inf if cap is None else cap for cap in caps]),
+            reserved=np.array([s.usd_per_host_hour for s in self.supplies]),
+            on_demand=np.array([np.inf if price is None else price for price in rented]),
+            weights=self.weights,
+            together=together,
+            beyond_inventory=self.beyond_inventory,
+        )
+
+    @property
+    def count(self) -> int:
+        """Variables."""
+        return int(self.starts[-1])
+
+    def needed(self, chosen: IntArray) -> IntArray:
+        """Hosts, spare ones included, that families take, (T, K)."""
+        used = self.used[:, chosen].sum(axis=1)
+        return np.asarray(-(-used // self.size) + np.where(used > 0, self.spare, 0))
+
+    def cheapest_hosts(self, chosen: IntArray) -> tuple[IntArray, IntArray]:
+        """Hosts reserved (K,) and on demand (T, K) for families, without least times."""
+        return cheapest_hosts(self.supplies, self.rentals, self.needed(chosen), self.weights)
+
+    def hosts(self, values: FloatArray) -> tuple[IntArray, IntArray]:
+        """Hosts reserved (K,) and on demand (T, K) of a solution."""
+        whole = np.round(values).astype(np.int64)
+        reserved = whole[self.starts[RESERVED] : self.starts[HOSTS]]
+        hosts = whole[self.starts[HOSTS] : self.starts[WORKING]].reshape(self.slots, self.kinds)
+        return reserved, hosts - reserved
+
+    def _per_cell(self, by_kind: FloatArray) -> FloatArray:
+        return np.tile(by_kind.astype(float), self.slots)
+
+    def cost(self) -> FloatArray:
+        """Of each variable, USD per hour: hosts as if on demand, reserved ones what they add."""
+        price = np.array([s.usd_per_host_hour for s in self.supplies])
+        rented = np.array([r.usd_per_host_hour or 0.0 for r in self.rentals])
+        cells = self.slots * self.kinds
+        return np.concatenate(
+            [
+                [f.usd_per_hour for f in self.flat],
+                price - rented,
+                (self.weights[:, None] * rented).ravel(),
+                np.zeros(2 * cells),
+                MISSING_FACTOR * price,
+            ]
+        )
+
+    def integrality(self) -> IntArray:
+        """1 where a variable is whole by itself; the others follow from those.
+
+        Given all hosts, the best number to reserve is that of some slot, and whole.
+        """
+        whole = np.zeros(self.count, dtype=np.int64)
+        whole[: self.starts[RESERVED]] = 1
+        whole[self.starts[HOSTS] : self.starts[WORKING]] = 1
+        return whole
+
+    def most(self) -> FloatArray:
+        """The largest value of each variable."""
+        by_service = [
+            self.used[:, self.owner == i].max(axis=1) for i in range(self.owner.max() + 1)
+        ]
+        hosts = -(-sum(by_service).max(axis=0) // self.size) + self.spare
+        cells = self.slots * self.kinds
+        return np.concatenate(
+            [
+                np.ones(len(self.flat)),
+                hosts,
+                self._per_cell(hosts),
+                np.ones(cells),
+                self._per_cell(hosts),
+                hosts if self.beyond_inventory else np.zeros(self.kinds),
+            ]
+        )
+
+    def rows(self, together: Sequence[Sequence[int]]) -> Iterator[Row]:
+        """The constraints: a matrix, and what its product with the variables lies between."""
+        from scipy import sparse
+
+        families, cells = len(self.flat), self.slots * self.kinds
+        by_cell = self.used.transpose(0, 2, 1).reshape(cells, families)
+        every_slot = sparse.kron(np.ones((self.slots, 1)), sparse.eye(self.kinds))
+        size, spare = self._per_cell(self.size), self._per_cell(self.spare)
+        each = sparse.eye(cells)
+        mine = (np.ones(families), (self.owner, np.arange(families)))
+        yield self._row({FAMILY: sparse.csr_matrix(mine)}, 1, 1)
+        yield self._row(
+            {
+                FAMILY: sparse.csr_matrix(by_cell),
+                HOSTS: -sparse.diags(size),
+                WORKING: sparse.diags(size * spare),
+            },
+            -np.inf,
+            0,
+        )
+        yield self._row({RESERVED: every_slot, HOSTS: -each}, -np.inf, 0)
+        only = self._per_cell(np.array([r.usd_per_host_hour is None for r in self.rentals]))
+        if only.any():
+            only = sparse.diags(only)
+            yield self._row({HOSTS: only, RESERVED: -only @ every_slot}, -np.inf, 0)
+        for service in range(self.owner.max() + 1) if spare.any() else ():
+            using = (by_cell > 0) & (self.owner == service) & (spare > 0)[:, None]
+            yield self._row({FAMILY: sparse.csr_matrix(using * 1.0), WORKING: -each}, -np.inf, 0)
+        caps = np.array([np.inf if s.inventory is None else s.inventory for s in self.supplies])
+        if np.isfinite(caps).any():
+            yield self._row({HOSTS: each, MISSING: -every_slot}, -np.inf, self._per_cell(caps))
+        if self.holds:
+            before = sparse.kron(_shifted(self.slots, 1), sparse.eye(self.kinds))
+            yield self._row({HOSTS: each - before, STARTED: -each}, -np.inf, 0)
+            running = {STARTED: self._recent(), HOSTS: -each, RESERVED: every_slot}
+            yield self._row(running, -np.inf, 0)
+        alike = self._alike(together)
+        if alike:
+            yield self._row({FAMILY: sparse.csr_matrix(np.array(alike))}, 0, 0)
+
+    def _row(self, blocks: Mapping[int, Any], low: float, high: FloatArray | float) -> Row:
+        """Rows of which only some blocks are not zero."""
+        from scipy import sparse
+
+        height = next(iter(blocks.values())).shape[0]
+        widths = np.diff(self.starts)
+        whole = [blocks.get(i, sparse.csr_matrix((height, w))) for i, w in enumerate(widths)]
+        return sparse.hstack(whole).tocsr(), low, high
+
+    def _recent(self) -> Any:
+        """Which hosts started may not yet have stopped, by cell."""
+        from scipy import sparse
+
+        total = sparse.csr_matrix((self.slots * self.kinds,) * 2)
+        for k, rental in enumerate(self.rentals):
+            one = sparse.csr_matrix(([1.0], ([k], [k])), shape=(self.kinds, self.kinds))
+            for back in range(min(rental.least_slots, self.slots)):
+                total = total + sparse.kron(_shifted(self.slots, back), one)
+        return total
+
+    def _alike(self, together: Sequence[Sequence[int]]) -> list[FloatArray]:
+        """Rows that are zero where all services of a group use the same supplies."""
+        uses = [tuple(used) for used in (self.used.sum(axis=0) > 0).tolist()]
+        rows = []
+        for group in together:
+            kinds = {u for u, o in zip(uses, self.owner, strict=True) if o in group}
+            for other, kind in product(group[1:], sorted(kinds)):
+                of_kind = np.array([u == kind for u in uses], dtype=float)
+                rows.append(of_kind * (self.owner == group[0]) - of_kind * (self.owner == other))
+        return rows
+
+
+def _shifted(slots: int, back: int) -> Any:
+    """A matrix whose product has each slot's value of some slots before, going round."""
+    from scipy import sparse
+
+    rows = np.arange(slots)
+    return sparse.csr_matrix((np.ones(slots), (rows, (rows - back) % slots)), shape=(slots, slots))

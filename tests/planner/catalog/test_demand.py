@@ -1,0 +1,222 @@
+"""Demand over time: curves, hours, traces, and what is said of bad ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from perfmodel.errors import ConfigError
+from planner.catalog.demand import (
+    MOST_LEVELS,
+    Demand,
+    DemandChoice,
+    demand_over_time,
+)
+from planner.catalog.trace import Trace, read_trace
+
+HERE = Path()
+SHAPE = list(range(1, 25))
+
+
+def demand(slot_s: float = 3600.0, workload_qps: float | None = None, **fields: Any) -> Demand:
+    choice = DemandChoice.model_validate(fields)
+    return demand_over_time(choice, workload_qps, slot_s, HERE)
+
+
+@given(
+    ratio=st.floats(1, 50),
+    hour=st.floats(0, 24, exclude_max=True),
+    peak=st.floats(0.1, 1e4),
+    slot_s=st.sampled_from([3600.0, 900.0, 300.0]),
+)
+def test_a_curve_has_its_peak_at_its_hour_and_its_ratio(
+    ratio: float, hour: float, peak: float, slot_s: float
+) -> None:
+    found = demand(slot_s, peak_qps=peak, peak_to_trough=ratio, peak_hour=hour)
+    assert found.hours == 24
+    assert found.peak == pytest.approx(peak)
+    assert found.qps[int(hour * 3600 // slot_s)] == pytest.approx(peak)
+    # A slot has its greatest demand, so that its least is a little above the trough.
+    trough = peak / ratio
+    assert trough * (1 - 1e-8) <= min(found.qps)
+    away = 2 * np.pi * slot_s / 86400
+    assert min(found.qps) <= trough + peak * (1 - np.cos(away)) / 2 * (1 - 1 / ratio) + 1e-6 * peak
+
+
+def test_a_curve_has_its_mean() -> None:
+    assert demand(mean_qps=5, peak_to_trough=4).mean == pytest.approx(5.0)
+    assert demand(workload_qps=5, peak_to_trough=4).mean == pytest.approx(5.0)
+    flat = demand(mean_qps=5, peak_to_trough=1)
+    assert set(flat.qps) == {5.0}
+    noon = demand(peak_qps=5, peak_to_trough=2)
+    assert noon.qps[12] == noon.qps[11] == 5.0 > noon.qps[10]
+
+
+def test_hours_are_taken_as_they_are_or_scaled() -> None:
+    assert demand(hourly=SHAPE, workload_qps=99).qps == tuple(map(float, SHAPE))
+    assert demand(hourly=SHAPE, peak_qps=48).qps == tuple(2.0 * x for x in SHAPE)
+    assert demand(hourly=SHAPE, mean_qps=25).mean == pytest.approx(25.0)
+    quarters = demand(900.0, hourly=SHAPE)
+    assert len(quarters.qps) == 96
+    assert quarters.qps[:5] == (1, 1, 1, 1, 2)
+    week = demand(hourly=SHAPE * 7)
+    assert week.hours == 168
+    assert demand(hourly=SHAPE).repeated(168) == week
+
+
+@given(
+    hourly=st.lists(st.floats(0, 100), min_size=168, max_size=168).filter(any),
+    slot_s=st.sampled_from([3600.0, 1200.0]),
+)
+def test_every_demand_has_a_level_that_holds_it(hourly: list[float], slot_s: float) -> None:
+    found = demand(slot_s, hourly=hourly)
+    assert 1 <= len(found.levels) <= MOST_LEVELS
+    assert found.levels == tuple(sorted(set(found.levels)))
+    assert found.levels[0] > 0
+    assert found.levels[-1] == found.peak
+
+
+def trace_file(folder: Path, *lines: object) -> Path:
+    path = folder / "arrivals.csv"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_a_trace_is_counted_by_hour(tmp_path: Path) -> None:
+    """Hour `h` has `h + 1` arrivals, and two minutes of hour 3 have all of its four."""
+    times = [3600 * h + 3600 / (h + 1) * i for h in range(24) if h != 3 for i in range(h + 1)]
+    times += [10800 + t for t in (600, 601, 660, 661)]
+    path = trace_file(tmp_path, "arrival_s,user", *(f"{t},x" for t in sorted(times)))
+    found = demand_over_time(DemandChoice(trace=path.name), None, 3600.0, tmp_path)
+    assert found.qps == pytest.approx([(h + 1) / 3600 for h in range(24)])
+    assert "300 arrivals" in found.note
+    choice = DemandChoice.model_validate({"trace": path.name, "trace_window": "5min"})
+    busiest = demand_over_time(choice, None, 3600.0, tmp_path)
+    assert busiest.qps[3] == pytest.approx(4 / 300)
+    assert all(b >= q for b, q in zip(busiest.qps, found.qps, strict=True))
+    scaled = DemandChoice(trace=path.name, peak_qps=48)
+    assert demand_over_time(scaled, None, 3600.0, tmp_path).qps == pytest.approx(
+        [2.0 * (h + 1) for h in range(24)]
+    )
+
+
+def test_timestamps_say_the_hour_and_the_day_of_the_week(tmp_path: Path) -> None:
+    """From Wednesday 2026-01-07 for a day and a half: of repeated hours the busiest counts."""
+    path = trace_file(
+        tmp_path,
+        "# a comment",
+        "timestamp",
+        *(f"2026-01-{7 + h // 24:02}T{h % 24:02}:30:00Z" for h in range(24)),
+        *["2026-01-08T01:30:00+01:00"] * 3,
+        "",
+        *(f"2026-01-08T{h:02}:00:00" for h in range(1, 12)),
+    )
+    trace = read_trace(path)
+    assert trace.arrivals_s[0] == 2 * 86400 + 1800
+    qps = trace.qps(3600.0, 3600.0)
+    assert len(qps) == 24
+    assert qps[0] * 3600 == pytest.approx(3)
+    assert qps[1:] * 3600 == pytest.approx(1)
+    week = Trace(path, np.arange(0, 8 * 86400, 1800.0))
+    assert len(week.qps(3600.0, 3600.0)) == 168
+
+
+@pytest.mark.parametrize("start_s", [0, 600, 1800, 37800])
+def test_a_day_from_any_minute_counts_each_hour_once(start_s: int) -> None:
+    every_minute = Trace(Path("a.csv"), start_s + np.arange(0, 86400, 60.0))
+    for window_s in (3600.0, 300.0):
+        assert every_minute.qps(3600.0, window_s) == pytest.approx(np.full(24, 1 / 60))
+    longer = Trace(Path("a.csv"), start_s + np.arange(0, 1.9 * 86400, 60.0))
+    assert longer.qps(3600.0, 3600.0) == pytest.approx(np.full(24, 1 / 60))
+
+
+def test_bursts_are_told_from_poisson_arrivals() -> None:
+    rng = np.random.default_rng(1)
+    even = Trace(Path("even.csv"), np.sort(rng.uniform(0, 86400, 20000)))
+    assert even.dispersion(3600.0) == pytest.approx(1.0, abs=0.1)
+    assert "bursts" not in even.describe(3600.0)
+    bursts = Trace(Path("bursts.csv"), np.sort(np.repeat(rng.uniform(0, 86400, 2000), 10)))
+    assert bursts.dispersion(3600.0) == pytest.approx(10.0, rel=0.2)
+    assert "bursts are not planned for" in bursts.describe(3600.0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([], "arrivals.csv:1: expected arrivals, one a line, got none"),
+        (["arrival_s"], "arrivals.csv:1: expected arrivals"),
+        (["arrival_s", 1, 3, 2], "arrivals.csv:4: 2 is earlier than the line before"),
+        (["arrival_s", 1, "x"], "arrivals.csv:3: expected seconds or a timestamp"),
+        (["arrival_s", "x"], "arrivals.csv:2: expected seconds or a timestamp"),
+        ([1, "nan"], "arrivals.csv:2: expected a time from zero up, got 'nan'"),
+        ([-1], "arrivals.csv:1: expected a time from zero up, got '-1'"),
+        ([1, "inf"], "arrivals.csv:2: expected a time from zero up"),
+        ([1, "2026-01-05"], "arrivals.csv:2: expected all lines in seconds, or all"),
+        (["2026-01-05", 1], "arrivals.csv:2: expected all lines in seconds, or all"),
+        (["2026-01-06", "2026-01-04"], "arrivals.csv:2: 2026-01-04 is earlier than the line"),
+        ([0, 7200], "arrivals.csv: covers 3 h; expected arrivals in every hour of a day"),
+    ],
+)
+def test_bad_traces(tmp_path: Path, lines: list[object], said: str) -> None:
+    trace_file(tmp_path, *lines)
+    with pytest.raises(ConfigError) as error:
+        demand_over_time(DemandChoice(trace="arrivals.csv"), None, 3600.0, tmp_path)
+    assert said in str(error.value)
+
+
+def test_a_trace_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.csv: no such file"):
+        read_trace(tmp_path / "none.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"bytes\.csv: cannot be read as UTF-8"):
+        read_trace(tmp_path / "bytes.csv")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({}, "expected one of peak_to_trough, hourly and trace"),
+        ({"hourly": SHAPE, "peak_to_trough": 2}, "got peak_to_trough and hourly"),
+        ({"hourly": SHAPE[:-1]}, "expected 24 or 168 numbers, got 23"),
+        ({"hourly": 5}, "expected 24 or 168 numbers, got 5"),
+        ({"hourly": [-1, *SHAPE[1:]]}, "expected numbers from zero up, got -1 for hour 0"),
+        ({"hourly": [*SHAPE[1:], float("nan")]}, "got nan for hour 23"),
+        ({"hourly": [*SHAPE[1:], float("inf")]}, "got inf for hour 23"),
+        ({"hourly": [*SHAPE[1:], True]}, "got True for hour 23"),
+        ({"hourly": [*SHAPE[1:], "9"]}, "got '9' for hour 23"),
+        ({"hourly": [0] * 24}, "expected demand in some hour"),
+        ({"hourly": SHAPE, "mean_qps": 1, "peak_qps": 2}, "got both"),
+        ({"hourly": SHAPE, "peak_qps": 0}, "expected a number above zero, got 0"),
+        ({"hourly": SHAPE, "peak_qps": float("nan")}, "expected a number above zero"),
+        ({"hourly": SHAPE, "peak_qps": True}, "expected a number, got True"),
+        ({"hourly": SHAPE, "peak_hour": 3}, "peak_hour: expected peak_to_trough beside it"),
+        ({"hourly": SHAPE, "trace_window": "5min"}, "trace_window: expected trace beside it"),
+        ({"trace": "a", "trace_window": "0s"}, "expected more than 0s"),
+        ({"trace": "a", "trace_window": "-5min"}, "expected a time from 0s up"),
+        ({"trace": "a", "trace_window": 300}, "a unit is missing"),
+        ({"peak_to_trough": 0.5}, "greater than or equal to 1"),
+        ({"peak_to_trough": float("nan")}, "finite number"),
+        ({"peak_to_trough": True}, "expected a number, got True"),
+        ({"peak_to_trough": 2, "peak_hour": 24}, "less than 24"),
+        ({"daily": 2}, "Extra inputs are not permitted"),
+    ],
+)
+def test_bad_demand(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError) as error:
+        DemandChoice.model_validate(fields)
+    assert said in str(error.value)
+
+
+def test_demand_that_does_not_suit_the_rest(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected mean_qps or peak_qps, or workload"):
+        demand(peak_to_trough=2)
+    trace_file(tmp_path, *range(0, 86400, 600))
+    choice = DemandChoice.model_validate({"trace": "arrivals.csv", "trace_window": "7min"})
+    with pytest.raises(ValueError, match="divides a slot of 3600 s, got 420 s"):
+        demand_over_time(choice, None, 3600.0, tmp_path)
