@@ -373,6 +373,7 @@ def _offer(
         # A smaller host is a smaller fast domain.
         inner = device.fast_link.within(host)
         device = replace(device, links=(inner, *device.links[1:]))
+    device = replace(device, time_factor=choice.time_factor)
     costs, terms = _costs(choice, device, shared, field), None
     if choice.usd_per_device_hour is not None:  # what varies a price sets it beside the costs
         price, source = choice.usd_per_device_hour, "query"
