@@ -18,7 +18,7 @@ from perfmodel import bounds, phases
 from perfmodel.database import PerfStore
 from perfmodel.kv_transfer import cache_heads
 from perfmodel.layout import Layouts
-from perfmodel.operators import Operators
+from perfmodel.operators import Operators, operators_of
 from perfmodel.precision import Precision
 from perfmodel.prefix_cache import fits_host
 from perfmodel.step import StepModel
@@ -93,7 +93,8 @@ class Space:
         """The step model of a device, sharing its operators' tables between precisions."""
         device = offer.device
         if device.name not in self._operators:
-            self._operators[device.name] = Operators(device, self.problem.engine.name, self.store)
+            shared = operators_of(device, self.problem.engine.name, self.store)
+            self._operators[device.name] = shared
         operators = self._operators[device.name]
         problem = self.problem
         routing = problem.routing

@@ -7,16 +7,18 @@ table. So a user replaces one table, or adds a device, without touching the rest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perfmodel.database.checks import TableError, checked, read_parquet
 from perfmodel.database.schema import FAMILIES
 
 if TYPE_CHECKING:
     import polars as pl
+
+Kept = TypeVar("Kept")
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "perfdb"
 """The folder of tables that comes with the package."""
@@ -62,6 +64,14 @@ class PerfStore:
                 raise TableError(folder, "no such folder of measured tables")
         self.folders = (*own, SHIPPED) if shipped else tuple(own)
         self._tables: dict[tuple[str, str, str], pl.DataFrame | None] = {}
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def kept(self, key: tuple[str, ...], make: Callable[[], Kept]) -> Kept:
+        """What is made of the tables and serves as long as they do: made on the first request."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        found: Kept = self._kept[key]
+        return found
 
     def table(self, device: str, engine: str, family: str) -> pl.DataFrame | None:
         """The table of a family, or None if nothing was measured.
