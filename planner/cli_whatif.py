@@ -26,6 +26,14 @@ whatif = typer.Typer(
 )
 
 Question = Annotated[Path, typer.Argument(help="Query file, or a plan that `planner solve` wrote.")]
+Inventories = Annotated[
+    list[str] | None,
+    typer.Option("--inventory", help="DEVICE=DEVICES at hand (0: none, unlimited); repeatable."),
+]
+Prices = Annotated[
+    list[str] | None,
+    typer.Option("--price", help="DEVICE=PRICES, USD per device-hour; repeatable."),
+]
 Fixed = Annotated[
     list[str] | None,
     typer.Option("--set", help="FIELD=VALUE, changed before all else; repeatable."),
@@ -47,10 +55,8 @@ def grid(
     vary: Annotated[
         list[str] | None, typer.Option(help="FIELD=VALUES, an axis of the grid; repeatable.")
     ] = None,
-    inventory: Annotated[
-        list[str] | None,
-        typer.Option(help="DEVICE=DEVICES at hand (0: none, unlimited); repeatable."),
-    ] = None,
+    inventory: Inventories = None,
+    price: Prices = None,
     changes: Annotated[
         Path | None, typer.Option(help="File of changes (YAML): fields, scenarios, devices.")
     ] = None,
@@ -75,7 +81,7 @@ def grid(
 
     with _checked(csv, json, figure=figure):
         from_file = Changes() if changes is None else read_changes(changes)
-        axes = (*from_file.axes, *read_options(vary or [], inventory or []))
+        axes = (*from_file.axes, *read_options(vary or [], inventory or [], price or []))
         devices = [*from_file.devices, *(add_device or [])]
         base = _question(query, fixed, devices, search_path)
         asked = cells(base, axes, from_file.folder, search_path or [])
@@ -231,6 +237,59 @@ def tornado(
             write_data("tornado", found.to_dict(), json)
         print_tornado(found, console())
         _draw(figure, lambda: tornado_chart(found))
+
+
+@whatif.command()
+def catalog(
+    services: Annotated[
+        Path, typer.Argument(help="Catalog (YAML), or a folder of query files, one a service.")
+    ],
+    results: Annotated[Path, typer.Option(help="Folder of results, which `planner batch` uses.")],
+    inventory: Inventories = None,
+    price: Prices = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Time for each assignment.")] = 60.0,
+    csv: Csv = None,
+    json: Json = None,
+    search_path: SearchPath = None,
+    perfdb_path: PerfdbPath = None,
+) -> None:
+    """A catalog's fleet at other inventories and prices; without any, what a further host saves.
+
+    Services choose among the plans that a batch has found, or now finds, for each. DEVICE@REGION
+    is the inventory or price of one region.
+
+    Example: planner whatif catalog examples/catalogs/three_services.yaml --results results
+    --inventory h100_sxm=16,24,32 --price h200_sxm=x0.5,x1
+    """
+    from planner.catalog import Settings, load_catalog, local_processes, run_batch
+    from planner.whatif.axes import read_options
+    from planner.whatif.catalog import answer_catalog, catalog_host_prices
+    from planner.whatif.catalog_report import grid_rows, host_rows, print_rows
+    from planner.whatif.files import write_data, write_rows
+
+    with _checked(csv, json):
+        axes = read_options((), inventory or [], price or [])
+        read, errors = load_catalog(services)
+        for error in errors:
+            typer.echo(f"error: {error}", err=True)
+        settings = Settings(
+            search_path=tuple(search_path or ()), perfdb_path=tuple(perfdb_path or ())
+        )
+        with local_processes(None) as (executor, count), progress_bar() as progress:
+            solved = run_batch(read.services, results, settings, executor, count, progress)
+        places, limit = search_path or [], seconds
+        if axes:
+            cells = answer_catalog(read, solved, axes, search_path=places, limit_s=limit)
+            rows = grid_rows(cells)
+        else:
+            rows = host_rows(catalog_host_prices(read, solved, search_path=places, limit_s=limit))
+        if csv is not None:
+            write_rows(rows, csv)
+        if json is not None:
+            write_data("catalog", {"rows": rows}, json)
+        print_rows(rows, console())
+    if errors or all(row["usd_per_hour"] is None for row in rows):
+        raise typer.Exit(INFEASIBLE)
 
 
 @contextmanager

@@ -121,18 +121,22 @@ def read_changes(path: Path) -> Changes:
 
 
 def read_options(
-    vary: Sequence[str], inventory: Sequence[str] = (), option: str = "--vary"
+    vary: Sequence[str] = (),
+    inventory: Sequence[str] = (),
+    price: Sequence[str] = (),
+    option: str = "--vary",
 ) -> tuple[Axis, ...]:
-    """Axes of `--vary FIELD=VALUES` and `--inventory DEVICE=DEVICES`.
+    """Axes of `--vary FIELD=VALUES`, `--inventory DEVICE=DEVICES` and `--price DEVICE=PRICES`.
 
     Args:
-        option: how errors call the former.
+        option: how errors call the first.
 
     Raises:
         InputError: an option that is not of this form, or values that are none.
     """
     options = [(option, text, "{}") for text in vary]
     options += [("--inventory", text, "devices.{}.inventory") for text in inventory]
+    options += [("--price", text, "devices.{}.usd_per_device_hour") for text in price]
     axes = []
     for name, text, field in options:
         what, equals, values = text.partition("=")
@@ -148,6 +152,7 @@ def read_options(
 FORMS = {
     "--vary": "FIELD=VALUES, such as slo.ttit=20ms,40ms",
     "--set": "FIELD=VALUE, such as workload.qps=100",
+    "--price": "DEVICE=PRICES, such as h100_sxm=x0.5,x1",
     "--inventory": "DEVICE=DEVICES, such as h100_sxm=8,16",
 }
 
@@ -186,6 +191,18 @@ def cells(
         InputError: no axis, the same field on two, more than `MOST_CELLS` cells, or a cell that
             is no query.
     """
+    return [
+        Cell(labels, with_values(query, changes, folder, search_path))
+        for labels, changes in settings_of(axes)
+    ]
+
+
+def settings_of(axes: Sequence[Axis]) -> list[tuple[dict[str, str], list[tuple[str, Any]]]]:
+    """Labels by axis, and changes, of every combination of settings.
+
+    Raises:
+        InputError: no axis, the same field on two, more than `MOST_CELLS` combinations.
+    """
     if not axes:
         raise InputError("nothing is varied: give --vary FIELD=VALUES, or --changes FILE")
     fields = [field for axis in axes for field in {f for s in axis.settings for f, _ in s.changes}]
@@ -201,5 +218,5 @@ def cells(
     for settings in product(*(axis.settings for axis in axes)):
         changes = [change for setting in settings for change in setting.changes]
         labels = {axis.name: s.label for axis, s in zip(axes, settings, strict=True)}
-        found.append(Cell(labels, with_values(query, changes, folder, search_path)))
+        found.append((labels, changes))
     return found

@@ -23,7 +23,7 @@ from planner.problem import offer_of
 from planner.query import Query, Slo, Target
 from planner.solve import query_data
 
-_MULTIPLE = re.compile(r"x\s*(\d+\.?\d*|\.\d+)")
+_MULTIPLE = re.compile(r"x\s*(?:\d+\.?\d*|\.\d+)")
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ/]*)"
 _RANGE = re.compile(rf"{_NUMBER}\.\.{_NUMBER}(?::(\d+))?")
 
@@ -113,12 +113,10 @@ def with_values(
         known, inner = _look_up(query, path), data
         position = device_names(query).index(path[1]) if path[0] == "devices" else None
         is_price = path[2:] == ["usd_per_device_hour"]
-        if isinstance(value, str) and (found := _MULTIPLE.fullmatch(value.strip())) is not None:
-            if position is not None and is_price:
-                known = offer_of(
-                    query.devices[position], position, query.costs, search_path
-                ).usd_per_device_hour
-            value = _times(field, known, float(found.group(1)))
+        if is_price and position is not None and _is_multiple(value):
+            choice = query.devices[position]
+            known = offer_of(choice, position, query.costs, search_path).usd_per_device_hour
+        value = multiple_of(field, known, value)
         if position is not None:
             inner = data["devices"][position]
             if path[2:] == ["inventory"] and value == 0 and not isinstance(value, bool):
@@ -218,8 +216,21 @@ def _look_up(query: Query, path: Sequence[str]) -> Any:
     return value
 
 
-def _times(field: str, known: Any, factor: float) -> Any:
-    """So many times a field's value, in the form in which a query holds it."""
+def _is_multiple(value: Any) -> bool:
+    return isinstance(value, str) and _MULTIPLE.fullmatch(value.strip()) is not None
+
+
+def multiple_of(field: str, known: Any, value: Any) -> Any:
+    """So many times a field's value, if `value` is one such as `x0.5`; else `value`.
+
+    In the form in which a query holds it.
+
+    Raises:
+        InputError: the field has no number, or a fraction of what is whole.
+    """
+    if not _is_multiple(value):
+        return value
+    factor = float(value.strip()[1:])
     if factor <= 0:
         raise InputError(f"{field}: expected a factor above zero, got x{factor:g}")
     if isinstance(known, Target):
@@ -230,12 +241,12 @@ def _times(field: str, known: Any, factor: float) -> Any:
     if isinstance(known, bool) or not isinstance(known, int | float):
         said = "none" if known is None else repr(known)
         raise InputError(f"{field}: x{factor:g} needs a number in the query, which has {said}")
-    value = known * factor
+    product = known * factor
     if isinstance(known, int):
-        if abs(value - round(value)) > 1e-9:
+        if abs(product - round(product)) > 1e-9:
             raise InputError(f"{field}: {factor:g} times {known} is no whole number")
-        return round(value)
-    return value
+        return round(product)
+    return product
 
 
 def _validated(data: dict[str, Any], names: Sequence[str], folder: Path | None) -> Query:

@@ -245,13 +245,23 @@ def _host_price(at: _Prices, query: Query, position: int) -> HostPrice:
 
     own = offer.device.name
     enough = sum(n for o, n in unlimited.hosts if o.device.name == own)
-    low, high = hosts, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _less(step(middle), today) else (middle, high)
-    cheaper = step(high)
+    bar = today.usd_per_hour * (1 - TOLERANCE)
+    cheaper = step(first_cheaper(lambda n: step(n).usd_per_hour, hosts, enough, bar))
     # What is at hand may be no whole number of hosts.
     return HostPrice(name, host, Step(float(hosts * host), today.choice), cheaper)
+
+
+def first_cheaper(at: Callable[[int], float], low: int, high: int, bar: float) -> int:
+    """The least count at which a price, falling with counts, is below a bar.
+
+    Args:
+        low: a count at which it is not.
+        high: one at which it is.
+    """
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if at(middle) < bar else (middle, high)
+    return high
 
 
 def _change(
