@@ -11,7 +11,6 @@ import numpy as np
 from perfmodel.errors import InputError
 from perfmodel.traffic import Lengths
 from planner.figures import COLOURS, GREY, colours, data, titled
-from planner.pairing import KINDS
 from planner.query import Target
 from planner.whatif.axes import Axis, Cell
 from planner.whatif.fields import value_of
@@ -28,10 +27,15 @@ CONTOURS = (0.0, 0.05, 0.15, 0.25)
 """Savings between which the plane of two prices is coloured."""
 
 
+SHORT_KINDS = {"continuous": "cont.", "disaggregated": "disagg.", "heterogeneous": "het."}
+"""Kinds of fleet, as labels have them."""
+
+
 def grid_chart(grid: Grid) -> Any:
     """Cost against the first axis, coloured by the second, a panel for each value of the third.
 
-    Labels say what the fleet is wherever it changes along a line.
+    Where every cell asks for as much as possible, requests/s instead of cost. Labels say what the
+    fleet is wherever it changes along a line.
 
     Raises:
         InputError: more than three axes have several values.
@@ -44,6 +48,7 @@ def grid_chart(grid: Grid) -> Any:
         raise InputError(f"--figure: expected at most three axes with several values, got {names}")
     first, others = axes[0], axes[1:]
     numeric, unit = _numbers(first, [a.cell for a in grid.answers])
+    most = all(answer.cell.query.workload.qps == "max" for answer in grid.answers)
     rows: list[dict[str, Any]] = []
     before: dict[tuple[str, ...], str] = {}
     shown: dict[tuple[str, ...], int] = {}
@@ -63,7 +68,7 @@ def grid_chart(grid: Grid) -> Any:
         rows.append(
             {
                 "x": numeric[labels[first.name]] if numeric else labels[first.name],
-                "usd": row["usd_per_hour"],
+                "usd": row["qps" if most else "usd_per_hour"],
                 "fleet": row["fleet"],
                 "above": name if new and place == "above" else "",
                 "below": name if new and place == "below" else "",
@@ -78,15 +83,17 @@ def grid_chart(grid: Grid) -> Any:
         x = alt.X("x:Q", title=title, scale=alt.Scale(zero=False, padding=20))
     else:
         x = alt.X("x:N", title=title, sort=order)
-    y = alt.Y("usd:Q", title="USD per hour", scale=alt.Scale(zero=False, padding=20))
-    tips = [alt.Tooltip("usd:Q", title="USD per hour"), alt.Tooltip("fleet:N")]
+    shown_as = "requests/s" if most else "USD per hour"
+    y = alt.Y("usd:Q", title=shown_as, scale=alt.Scale(zero=False, padding=20))
+    tips = [alt.Tooltip("usd:Q", title=shown_as), alt.Tooltip("fleet:N")]
     base = alt.Chart(data(rows)).encode(x=x, y=y, tooltip=tips)
     if others:
         name = others[0].name.replace(".", "_")
         values = [setting.label for setting in others[0].settings]
-        base = base.encode(
-            color=alt.Color(f"{name}:N", title=others[0].name, scale=colours(values), sort=values)
-        )
+        # Labels may pass the right edge, where a legend would lie.
+        above = alt.Legend(orient="top")
+        shade = alt.Color(f"{name}:N", title=others[0].name, scale=colours(values), sort=values)
+        base = base.encode(color=shade.legend(above))
     else:
         base = base.encode(color=alt.value(COLOURS[0]))
     layers = [base.mark_point(filled=True, size=60)]
@@ -106,8 +113,8 @@ def grid_chart(grid: Grid) -> Any:
 
 
 def _shortened(fleet: str) -> str:
-    for kind in KINDS[1:]:
-        fleet = fleet.replace(kind, f"{kind[:3]}.")
+    for kind, short in SHORT_KINDS.items():
+        fleet = fleet.replace(kind, short)
     return fleet
 
 

@@ -129,8 +129,12 @@ def demand(query: Query) -> float:
 
 def fleet_name(choice: Choice) -> str:
     """A fleet in a few words: `2 x 8 h100_sxm, continuous`."""
-    hosts = " + ".join(f"{n} x {o.host_devices} {o.device.name}" for o, n in choice.hosts)
-    return f"{hosts}, {choice.kind}"
+    return f"{hosts_name(choice)}, {choice.kind}"
+
+
+def hosts_name(choice: Choice) -> str:
+    """Its hosts alone: `2 x 8 h100_sxm`."""
+    return " + ".join(f"{n} x {o.host_devices} {o.device.name}" for o, n in choice.hosts)
 
 
 def envelope(best: Callable[[float], Line], low: float, high: float) -> list[Segment]:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from perfmodel.errors import InputError
 from planner.candidates import Candidates
 from planner.evaluated import Evaluated
-from planner.whatif.market import Line, Market, envelope
+from planner.whatif.market import Line, Market, envelope, hosts_name
 
 FloatArray = NDArray[np.float64]
 
@@ -195,9 +195,8 @@ def _in_hosts(market: Market, first: str, second: str) -> Costs:
 
 def _named(line: Line) -> str:
     """The pools of a fleet, prefill first, in hosts."""
-    hosts = " + ".join(f"{n} x {o.host_devices} {o.device.name}" for o, n in line.choice.hosts)
     pools = " and ".join(f"{p.candidates.role} on {p.offer.device.name}" for p in line.choice.pools)
-    return f"{hosts}: {pools}"
+    return f"{hosts_name(line.choice)}: {pools}"
 
 
 def _at_scale(market: Market, first: str, second: str) -> Costs:

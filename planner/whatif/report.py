@@ -11,7 +11,7 @@ from rich.text import Text
 from perfmodel.units import format_count, format_time
 from planner.pairing import Choice
 from planner.whatif.grid import Grid
-from planner.whatif.market import fleet_name
+from planner.whatif.market import fleet_name, hosts_name
 from planner.whatif.pairing import LEVELS, Costs, Pairing
 from planner.whatif.price import PriceCurve
 from planner.whatif.sensitivity import Case, Tornado
@@ -76,26 +76,27 @@ def print_price(curve: PriceCurve, console: Console) -> None:
     """Where the device is worth having, and the fleets in between."""
     name, enters, alone = curve.device, curve.enters_below, curve.alone_below
     if curve.needed:
-        line = f"{name} is needed at any price: no fleet serves without it"
+        said = f"{name} is needed at any price: no fleet serves without it"
     elif enters is None:
-        line = f"{name} is in no best fleet at any price"
+        said = f"{name} is in no best fleet at any price"
     else:
-        line = f"{name} is in the best fleet below ${enters:,.4g} per device-hour"
+        said = f"{name} is in the best fleet below ${enters:,.4g} per device-hour"
     if alone is not None and not curve.needed:
-        line += ", alone" if alone == enters else f", alone below ${alone:,.4g}"
-    console.print(Text(line, style="bold green"))
-    console.print(Text(f"today ${curve.today_usd:,.2f}: {_fleet(curve.today.choice)}"))
+        said += ", alone" if alone == enters else f", alone below ${alone:,.4g}"
+    console.print(Text(said, style="bold green"))
+    usd, fleet = curve.usd_per_hour(curve.today_usd), fleet_name(curve.today.choice)
+    console.print(Text(f"today ${curve.today_usd:,.2f}: ${usd:,.2f} per hour, {fleet}"))
     table = _table("price of one", "fleet", "USD/h there", right=("USD/h there",))
     for i, segment in enumerate(curve.segments):
         last = i == len(curve.segments) - 1
         low = 0.0 if i == 0 else segment.low
         span = f"from ${low:,.4g}" if last else f"${low:,.4g} to ${segment.high:,.4g}"
-        fleet = segment.line
-        prices = _usd(fleet.fixed)
-        if fleet.devices:
-            fixed = f"{fleet.fixed:,.2f} + " if fleet.fixed else ""
-            prices = f"{fixed}{fleet.devices:,.0f} x price"
-        table.add_row(span, fleet_name(fleet.choice), prices)
+        line = segment.line
+        prices = _usd(line.fixed)
+        if line.devices:
+            fixed = f"{line.fixed:,.2f} + " if line.fixed else ""
+            prices = f"{fixed}{line.devices:,.0f} x price"
+        table.add_row(span, fleet_name(line.choice), prices)
     console.print(table)
 
 
@@ -196,7 +197,7 @@ def print_tornado(found: Tornado, console: Console) -> None:
     numbers = ("low", "high", "USD/h low", "USD/h high")
     table = _table("what", *numbers, "instead", "regret", right=(*numbers, "regret"))
     for swing in found.swings:
-        instead = dict.fromkeys(fleet_name(c.best) for c in swing.cases if c.changes and c.best)
+        instead = dict.fromkeys(hosts_name(c.best) for c in swing.cases if c.changes and c.best)
         table.add_row(
             swing.what,
             *(case.label for case in swing.cases),
