@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from perfmodel.errors import InputError
 from planner.candidates import Candidates
 from planner.evaluated import Evaluated
+from planner.large_fleet import found_by_tier
 from planner.whatif.market import Line, Market, envelope, hosts_name
 
 FloatArray = NDArray[np.float64]
@@ -202,12 +203,14 @@ def _named(line: Line) -> str:
 def _at_scale(market: Market, first: str, second: str) -> Costs:
     """Devices per request/s of single-type and mixed fleets, whole replicas and hosts apart.
 
-    Latency targets are met on an idle system; an encoder pool of its own is not counted.
+    Each phase's latency targets are met on an idle system, transfers apart, which makes the phases
+    separable (`planner.large_fleet` counts first tokens in full). An encoder pool of its own is
+    not counted.
     """
     names = {market.offer_name(first): 0, market.offer_name(second): 1}
     least: dict[tuple[str, int, str], float] = {}
-    runs = [by.get(True) or by[False] for by in market.evaluated.runs.values()]
-    for found in (found for run in runs for found in run.candidates):
+    blocks = (block for _, block in found_by_tier(market.evaluated))
+    for found in (one for block in blocks for one in block):
         place = names.get(found.offer.device.name)
         if place is None or len(found) == 0:
             continue
