@@ -84,7 +84,7 @@ def breakdown(step: StepModel, layout: Layouts, work: StepWork) -> Breakdown:
     calls = list(step.calls(layout, work))
     halves = step.half_batches(layout, work)
     half_calls = [] if halves is None else list(step.calls(layout, halved(work)))
-    gap = float(step.engine.layer_overhead_s(work)[0])
+    gap = float((step.overhead_s(1, work) - step.overhead_s(0, work))[0])
     pp = int(layout.pp[0])
     candidates = []
     for stage in stages(step.model, pp):

@@ -99,10 +99,14 @@ class Correction:
         gap: FloatArray = np.where(work.prefill_sequences > 0, self.layer_gap_s, 0.0)
         return gap
 
-    def apply(self, call: Call, work: StepWork) -> Call:
-        """The call at its time in service, not below its roofline but for what is hidden."""
+    def apply(self, call: Call, work: StepWork, factor: float = 1.0) -> Call:
+        """The call at its time in service, not below its roofline but for what is hidden.
+
+        Args:
+            factor: what the call's time is multiplied by besides (see `Device.time_factor`).
+        """
         kind = operator_kind(call.name, call.module)
-        factors = self.operator_factor(kind) * self.token_factor(work)
+        factors = self.operator_factor(kind) * self.token_factor(work) * factor
         if np.all(factors == 1.0):
             return call
         time = call.time

@@ -64,6 +64,8 @@ class Device:
         alike: catalog names of devices on which the same kernels run, faster or slower.
         caution: what a reader of a plan that uses the device must be told.
         measured: for a variant, the device on which operators were measured.
+        time_factor: what the estimated times of its steps are multiplied by, where they are known
+            to be off; no operator falls below its roofline.
         sources: figure name -> where it comes from.
     """
 
@@ -84,6 +86,7 @@ class Device:
     notes: str = ""
     caution: str = ""
     measured: Device | None = None
+    time_factor: float = 1.0
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property

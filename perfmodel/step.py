@@ -96,21 +96,24 @@ class StepModel:
 
     def calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
         """Every operator call of the step, at its time in service."""
-        correction = self.engine.correction
-        return (correction.apply(call, work) for call in self.measured_calls(layouts, work))
+        return (self._in_service(call, work) for call in self.measured_calls(layouts, work))
+
+    def _in_service(self, call: Call, work: StepWork) -> Call:
+        return self.engine.correction.apply(call, work, self.device.time_factor)
 
     def encoder_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
         """Of these, those of the vision encoder alone; none without images."""
         calls = encode(self._kit, layouts, work) if work.vision_sequences.any() else iter(())
-        return (self.engine.correction.apply(call, work) for call in calls)
+        return (self._in_service(call, work) for call in calls)
 
     def overhead_s(self, layers: int, work: StepWork) -> FloatArray:
         """What no operator accounts for in a pipeline stage of so many layers, (C,)."""
         return self._overheads(work).of(layers)
 
     def _overheads(self, work: StepWork) -> _Overheads:
-        correction = self.engine.correction
-        return _Overheads(correction.step_overhead_s(work), self.engine.layer_overhead_s(work))
+        step_s, layer_s = self.engine.correction.step_overhead_s, self.engine.layer_overhead_s
+        factor = self.device.time_factor
+        return _Overheads(step_s(work) * factor, layer_s(work) * factor)
 
     @property
     def _splits_batches(self) -> bool:
@@ -127,7 +130,7 @@ class StepModel:
         if not self._splits_batches or layouts.aligned.all():
             return None
         half = halved(work)
-        halves = HalfBatches.of(self.calls(layouts, half), self.engine.layer_overhead_s(half), work)
+        halves = HalfBatches.of(self.calls(layouts, half), self._overheads(half).layer_s, work)
         return halves if halves.sections and halves.possible.any() else None
 
     def time(self, layouts: Layouts, work: StepWork) -> StepTime:

@@ -16,6 +16,7 @@ from planner.cli_perfdb import fail as _fail
 from planner.cli_progress import progress_bar
 from planner.cli_tco import tco
 from planner.cli_ui import ui
+from planner.cli_whatif import whatif
 
 if TYPE_CHECKING:
     from planner.plan import Plan
@@ -300,6 +301,7 @@ def devices(
 
 app.command()(calibrate)
 app.command()(ui)
+app.add_typer(whatif, name="whatif")
 app.add_typer(perfdb, name="perfdb")
 
 

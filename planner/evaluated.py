@@ -233,7 +233,7 @@ def loosest(queries: Sequence[Query]) -> Query | None:
     for query in queries:
         for device in query.devices:
             known = devices.setdefault(device.name, device)
-            if known.host_devices != device.host_devices:
+            if _fixed(known) != _fixed(device):
                 return None
             if known.inventory is not None and (
                 device.inventory is None or device.inventory > known.inventory
@@ -264,11 +264,16 @@ def _shared(query: Query) -> dict[str, Any]:
     return query.model_dump(mode="json", exclude=FREE)
 
 
+def _fixed(device: DeviceChoice) -> dict[str, Any]:
+    """What candidates on a device depend on."""
+    return device.model_dump(exclude={"usd_per_device_hour", "cost", "inventory"})
+
+
 def _devices_within(query: Query, own: Query) -> bool:
     known = {device.name: device for device in own.devices}
     for device in query.devices:
         evaluated = known.get(device.name)
-        if evaluated is None or evaluated.host_devices != device.host_devices:
+        if evaluated is None or _fixed(evaluated) != _fixed(device):
             return False
         limit, asked = evaluated.inventory, device.inventory
         if limit is not None and (asked is None or asked > limit):

@@ -158,7 +158,7 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         )
     model = _with_drafter(query, model, search_path, longest)
     offers = tuple(
-        _offer(choice, i, query.costs, search_path) for i, choice in enumerate(query.devices)
+        offer_of(choice, i, query.costs, search_path) for i, choice in enumerate(query.devices)
     )
     names = [offer.device.name for offer in offers]
     for position, name in enumerate(names):
@@ -359,9 +359,18 @@ def _engine(query: Query) -> EngineProfile:
     return replace(profile, correction=known[query.engine])
 
 
-def _offer(
+def offer_of(
     choice: DeviceChoice, position: int, shared: CostChoice, search_path: Sequence[Path]
 ) -> Offer:
+    """A device of a query as it can be had.
+
+    Args:
+        position: among the query's devices, for messages.
+        shared: the query's assumptions on costs.
+
+    Raises:
+        ConfigError: unknown, without a price, or an inventory below one host.
+    """
     field = f"devices.{position}"
     try:
         device = load_device(choice.name, search_path)
@@ -373,6 +382,7 @@ def _offer(
         # A smaller host is a smaller fast domain.
         inner = device.fast_link.within(host)
         device = replace(device, links=(inner, *device.links[1:]))
+    device = replace(device, time_factor=choice.time_factor)
     costs, terms = _costs(choice, device, shared, field), None
     if choice.usd_per_device_hour is not None:  # what varies a price sets it beside the costs
         price, source = choice.usd_per_device_hour, "query"

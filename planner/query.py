@@ -206,7 +206,18 @@ class DeviceChoice(Strict):
         description="Devices rented together; the device file's host if not given.",
     )
 
-    @field_validator("usd_per_device_hour", "inventory", "host_devices", mode="before")
+    time_factor: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="What the estimated times of its steps are multiplied by, where they are known "
+        "to be off: 1.8 for a device that takes 1.8 times as long. No operator falls below its "
+        "roofline.",
+    )
+
+    @field_validator(
+        "usd_per_device_hour", "inventory", "host_devices", "time_factor", mode="before"
+    )
     @classmethod
     def _number(cls, value: Any) -> Any:
         if isinstance(value, bool):

@@ -158,7 +158,7 @@ def answers(
             resolve(query, search_path)
         except InputError as error:
             found[i] = error
-    for whole, group in _groups(queries, [i for i in range(len(queries)) if i not in found]):
+    for whole, group in groups(queries, [i for i in range(len(queries)) if i not in found]):
 
         def within(
             what: str, share: float, before: int = len(found), size: int = len(group)
@@ -188,19 +188,24 @@ def answers(
     return [found[i] for i in range(len(queries))]
 
 
-def _groups(queries: Sequence[Query], asked: Sequence[int]) -> list[tuple[Query, list[int]]]:
-    """Which of the queries asked can share candidates, each group with one that covers it."""
-    groups: list[tuple[Query, list[int]]] = []
-    for i in asked:
+def groups(
+    queries: Sequence[Query], asked: Sequence[int] | None = None
+) -> list[tuple[Query, list[int]]]:
+    """Which of the queries (all if none are asked) can share candidates.
+
+    Of each group a query that covers it, and the indices of its members.
+    """
+    found: list[tuple[Query, list[int]]] = []
+    for i in range(len(queries)) if asked is None else asked:
         query = queries[i]
-        for position, (whole, members) in enumerate(groups):
+        for position, (whole, members) in enumerate(found):
             wider = loosest([whole, query])
             if wider is not None:
-                groups[position] = (wider, [*members, i])
+                found[position] = (wider, [*members, i])
                 break
         else:
-            groups.append((query, [i]))
-    return groups
+            found.append((query, [i]))
+    return found
 
 
 def _nothing(evaluated: Evaluated) -> InfeasibleError:

@@ -18,7 +18,7 @@ from perfmodel import bounds, phases
 from perfmodel.database import PerfStore
 from perfmodel.kv_transfer import cache_heads
 from perfmodel.layout import Layouts
-from perfmodel.operators import Operators
+from perfmodel.operators import Operators, operators_of
 from perfmodel.precision import Precision
 from perfmodel.prefix_cache import fits_host
 from perfmodel.step import StepModel
@@ -63,6 +63,7 @@ class Space:
             ("equal worlds", len(all_layouts(self.max_world))),
             *self._structure_counts(),
         ]
+        self._operators: dict[str, Operators] = {}
 
     def under(self, problem: Problem) -> Space:
         """The same space of a problem that differs in traffic or delays, sharing its tables."""
@@ -91,7 +92,9 @@ class Space:
     def step_model(self, offer: Offer, precision: Precision) -> StepModel:
         """The step model of a device, sharing its operators' tables with all of the store's."""
         problem, device = self.problem, offer.device
-        operators = Operators.shared(device, problem.engine.name, self.store)
+        if device.name not in self._operators:
+            self._operators[device.name] = operators_of(device, problem.engine.name, self.store)
+        operators = self._operators[device.name]
         return StepModel(
             problem.model, device, problem.engine, precision, operators, problem.routing
         )

@@ -7,10 +7,10 @@ table. So a user replaces one table, or adds a device, without touching the rest
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from perfmodel.database.checks import TableError, checked, read_parquet
 from perfmodel.database.schema import FAMILIES
@@ -18,7 +18,10 @@ from perfmodel.database.schema import FAMILIES
 if TYPE_CHECKING:
     import polars as pl
 
-    from perfmodel.operators import Operators
+Kept = TypeVar("Kept")
+
+MOST_KEPT = 16
+"""Things made of tables that a store keeps, such as a device's operator models."""
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "perfdb"
 """The folder of tables that comes with the package."""
@@ -67,7 +70,18 @@ class PerfStore:
                 raise TableError(folder, "no such folder of measured tables")
         self.folders = (*own, SHIPPED) if shipped else tuple(own)
         self._tables: dict[tuple[str, str, str], pl.DataFrame | None] = {}
-        self.models: dict[tuple[str, str], Operators] = {}
+        self._kept: dict[tuple[str, ...], Any] = {}
+
+    def kept(self, key: tuple[str, ...], make: Callable[[], Kept]) -> Kept:
+        """What is made of the tables and serves as long as they do: made on the first request.
+
+        Those asked for latest are kept, `MOST_KEPT` of them.
+        """
+        found: Kept = self._kept.pop(key) if key in self._kept else make()
+        self._kept[key] = found
+        if len(self._kept) > MOST_KEPT:
+            del self._kept[next(iter(self._kept))]
+        return found
 
     def table(self, device: str, engine: str, family: str) -> pl.DataFrame | None:
         """The table of a family, or None if nothing was measured.

@@ -3,6 +3,7 @@
 | name | what |
 |---|---|
 | `Operators` | all operator models of one device under one engine |
+| `operators_of` | the same, shared by all that ask of one store of tables |
 | `OperatorModel`, `OperatorTime` | the interface, and what it returns |
 | `Kind`, `Bound` | how a time is known, and what it is spent on |
 | `Group` | the devices of a collective |
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from perfmodel.operators.all_to_all import TokenExchange, Tokens
@@ -40,28 +42,31 @@ if TYPE_CHECKING:
     from perfmodel.database import PerfStore
     from perfmodel.hardware import Device
 
-__all__ = ["Bound", "Group", "Kind", "OperatorModel", "OperatorTime", "Operators", "Tokens"]
+__all__ = [
+    "Bound",
+    "Group",
+    "Kind",
+    "OperatorModel",
+    "OperatorTime",
+    "Operators",
+    "Tokens",
+    "operators_of",
+]
 
 
-MOST_SHARED = 16
-"""Devices whose models a store keeps: those asked for latest."""
+def operators_of(device: Device, engine: str, store: PerfStore) -> Operators:
+    """The operator models of a device under an engine, shared by all that ask of one store.
+
+    Tables are gridded once, which takes longer than most sweeps. How far the device's times are
+    off does not matter to its operators.
+    """
+    as_estimated = replace(device, time_factor=1.0)
+    key = ("operators", engine, repr(as_estimated))
+    return store.kept(key, lambda: Operators(as_estimated, engine, store))
 
 
 class Operators:
     """All operator models of one device under one engine; tables load on first use."""
-
-    @classmethod
-    def shared(cls, device: Device, engine: str, store: PerfStore) -> Operators:
-        """The models that all have in common who ask for them with a store.
-
-        Preparing a table takes longer than reading it: many queries need it once.
-        """
-        key, kept = (repr(device), engine), store.models
-        found = kept.pop(key, None) or cls(device, engine, store)
-        kept[key] = found
-        if len(kept) > MOST_SHARED:
-            del kept[next(iter(kept))]
-        return found
 
     def __init__(self, device: Device, engine: str, store: PerfStore) -> None:
         self.gemm = Gemm(device, engine, store)

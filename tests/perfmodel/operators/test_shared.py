@@ -1,32 +1,39 @@
-"""Operator models in common: one set for each device, engine and store, a few at a time."""
+"""Operator models are made once for each device, engine and store."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from perfmodel.database import PerfStore
+from perfmodel.database.store import MOST_KEPT
 from perfmodel.hardware import load_device
-from perfmodel.operators import MOST_SHARED, Operators
+from perfmodel.operators import operators_of
 
 
-def test_models_are_shared_by_those_who_ask_for_the_same() -> None:
-    device, store = load_device("h100_sxm"), PerfStore()
-    found = Operators.shared(device, "trtllm", store)
-    assert Operators.shared(load_device("h100_sxm"), "trtllm", store) is found
-    assert Operators.shared(device, "vllm", store) is not found
-    assert Operators.shared(device, "trtllm", PerfStore()) is not found
-    # Of the same name, but another device.
-    smaller = replace(device, memory_bytes=device.memory_bytes / 2)
-    assert Operators.shared(smaller, "trtllm", store) is not found
+def test_one_store_has_one_set_of_models() -> None:
+    store, device = PerfStore(), load_device("h100_sxm")
+    found = operators_of(device, "trtllm", store)
+    assert operators_of(device, "trtllm", store) is found
+    assert operators_of(replace(device, time_factor=1.5), "trtllm", store) is found
+    assert found.gemm.device.time_factor == 1.0
+
+
+def test_what_matters_to_an_operator_is_not_shared() -> None:
+    store, device = PerfStore(), load_device("h100_sxm")
+    found = operators_of(device, "trtllm", store)
+    assert operators_of(device, "vllm", store) is not found
+    assert operators_of(device, "trtllm", PerfStore()) is not found
+    inner = device.fast_link.within(4)
+    smaller = replace(device, links=(inner, *device.links[1:]))
+    assert operators_of(smaller, "trtllm", store) is not found
 
 
 def test_the_latest_are_kept() -> None:
     device, store = load_device("h100_sxm"), PerfStore()
-    first = Operators.shared(device, "trtllm", store)
-    for i in range(2 * MOST_SHARED):
-        Operators.shared(replace(device, host_devices=100 + i), "trtllm", store)
-        assert Operators.shared(device, "trtllm", store) is first
-    for i in range(MOST_SHARED):
-        Operators.shared(replace(device, host_devices=100 + i), "trtllm", store)
-    assert Operators.shared(device, "trtllm", store) is not first
-    assert len(store.models) == MOST_SHARED
+    first = operators_of(device, "trtllm", store)
+    for i in range(2 * MOST_KEPT):
+        operators_of(replace(device, host_devices=100 + i), "trtllm", store)
+        assert operators_of(device, "trtllm", store) is first
+    for i in range(MOST_KEPT):
+        operators_of(replace(device, host_devices=100 + i), "trtllm", store)
+    assert operators_of(device, "trtllm", store) is not first

@@ -1,0 +1,244 @@
+"""What-ifs of a whole catalog: other inventories and prices, and what a further host is worth.
+
+Services choose again among the plans that a batch has found for each: all fleets that none other
+equals or beats in the hosts of every device type. What these plans serve depends on neither
+inventory nor price.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from perfmodel.errors import InputError
+from planner.catalog import Catalog, CatalogFleet, Result, Service, plan_fleet
+from planner.catalog.services import ANYWHERE
+from planner.problem import resolve
+from planner.whatif.axes import Axis, settings_of
+from planner.whatif.fields import NO_LIMIT, device_names, multiple_of, with_values
+from planner.whatif.market import TOLERANCE
+from planner.whatif.shadow import first_cheaper
+
+FIELDS = ("inventory", "usd_per_device_hour")
+"""What can be varied of a device, `devices.NAME.FIELD`; in one region, `devices.NAME@REGION`."""
+
+
+@dataclass(frozen=True)
+class CatalogCell:
+    """One point of a grid, and its fleet; None: the inventories do not suffice, and why."""
+
+    labels: Mapping[str, str]
+    fleet: CatalogFleet | None
+    error: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """The cell as one line of a table."""
+        found = self.fleet
+        hosts = [] if found is None else found.hosts
+        named = {}
+        for h in hosts:
+            name = f"{h.device}@{h.region}" if h.region else h.device
+            named[name] = f"{h.hosts} x {h.devices_per_host} {name}"
+        return {
+            **self.labels,
+            "usd_per_hour": None if found is None else found.usd_per_hour,
+            "gap": None if found is None else found.gap,
+            "hosts": " + ".join(named.values()),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class CatalogHostPrice:
+    """What one inventory of a catalog costs.
+
+    Attributes:
+        hosts: at hand today.
+        usd_per_hour: of the best fleet today; None: the inventories do not suffice.
+        further_hosts: the fewest with which a fleet costs less; 0: more save nothing.
+        cheaper_usd_per_hour: of the fleet with those.
+    """
+
+    device: str
+    region: str
+    hosts: int
+    usd_per_hour: float | None
+    further_hosts: int
+    cheaper_usd_per_hour: float | None
+
+    @property
+    def usd_per_hour_per_host(self) -> float | None:
+        """Saved per further host: 0 where more save nothing; None where nothing serves today."""
+        if not self.further_hosts or self.cheaper_usd_per_hour is None:
+            return 0.0
+        if self.usd_per_hour is None:
+            return None
+        return (self.usd_per_hour - self.cheaper_usd_per_hour) / self.further_hosts
+
+
+def answer_catalog(
+    catalog: Catalog,
+    results: Sequence[Result],
+    axes: Sequence[Axis],
+    *,
+    search_path: Sequence[Path] = (),
+    limit_s: float = 60.0,
+) -> list[CatalogCell]:
+    """The cheapest fleet of a catalog under every combination of inventories and prices.
+
+    Raises:
+        InputError: no axis, too many cells, a field that is none of `FIELDS`, a device that no
+            service may use.
+    """
+    asked = [
+        (labels, _changed(catalog, results, changes, search_path))
+        for labels, changes in settings_of(axes)
+    ]
+    cells = []
+    for labels, (changed, repriced) in asked:
+        try:
+            found = plan_fleet(changed, repriced, search_path=search_path, limit_s=limit_s)
+        except InputError as error:
+            cells.append(CatalogCell(labels, None, str(error)))
+        else:
+            cells.append(CatalogCell(labels, found))
+    return cells
+
+
+def catalog_host_prices(
+    catalog: Catalog,
+    results: Sequence[Result],
+    *,
+    search_path: Sequence[Path] = (),
+    limit_s: float = 60.0,
+) -> list[CatalogHostPrice]:
+    """What a further host of each limited device type is worth to all services together.
+
+    Raises:
+        InputError: no inventory is limited.
+    """
+    if not catalog.inventory:
+        raise InputError("inventory: expected a limit on some device, to price")
+
+    def fleet(inventory: Mapping[tuple[str, str], int]) -> CatalogFleet | None:
+        limited = replace(catalog, inventory=inventory)
+        try:
+            return plan_fleet(limited, results, search_path=search_path, limit_s=limit_s)
+        except InputError:
+            return None
+
+    today = fleet(catalog.inventory)
+    least = inf if today is None else today.usd_per_hour * (1 - TOLERANCE)
+    sizes = _host_devices(catalog, search_path)
+    prices = []
+    for key, devices in catalog.inventory.items():
+        if key[0] not in sizes:
+            continue  # no service may use it
+        size = sizes[key[0]]
+        free = fleet({k: n for k, n in catalog.inventory.items() if k != key})
+        usd = None if today is None else today.usd_per_hour
+        own = CatalogHostPrice(*key, devices // size, usd, 0, None)
+        if free is None or free.usd_per_hour >= least:
+            prices.append(own)
+            continue
+        enough = sum(h.hosts for h in free.hosts if h.device == key[0])
+
+        def at(hosts: int, key: tuple[str, str] = key, size: int = size) -> float:
+            found = fleet({**catalog.inventory, key: hosts * size})
+            return inf if found is None else found.usd_per_hour
+
+        hosts = first_cheaper(at, own.hosts, enough, least)
+        more = hosts - own.hosts
+        prices.append(replace(own, further_hosts=more, cheaper_usd_per_hour=at(hosts)))
+    return prices
+
+
+def _host_devices(catalog: Catalog, search_path: Sequence[Path]) -> dict[str, int]:
+    """Devices of a host, by the device types that services may use."""
+    return {
+        offer.device.name: offer.host_devices
+        for service in catalog.services
+        for offer in resolve(service.query, search_path).offers
+    }
+
+
+def _changed(
+    catalog: Catalog,
+    results: Sequence[Result],
+    changes: Sequence[tuple[str, Any]],
+    search_path: Sequence[Path],
+) -> tuple[Catalog, list[Result]]:
+    """The catalog with other inventories and prices, and its results at those prices."""
+    inventory, services, plans = dict(catalog.inventory), list(catalog.services), list(results)
+    for field, value in changes:
+        name, region, what = _parts(catalog, field)
+        if what == "inventory":
+            _set_inventory(inventory, (name, region), field, value)
+            continue
+        for i, service in enumerate(services):
+            if name in device_names(service.query) and region in (ANYWHERE, service.region):
+                change = (f"devices.{name}.{what}", value)
+                query = with_values(service.query, [change], search_path=search_path)
+                services[i] = replace(service, query=query)
+    prices = {s.name: _prices(s, search_path) for s in services}
+    repriced = [_repriced(plan, prices.get(plan.name, {})) for plan in plans]
+    return replace(catalog, services=tuple(services), inventory=inventory), repriced
+
+
+def _parts(catalog: Catalog, field: str) -> tuple[str, str, str]:
+    """The device, region and field of `devices.NAME@REGION.FIELD`.
+
+    Raises:
+        InputError: it is not of this form, or no service may use the device.
+    """
+    start, _, what = field.rpartition(".")
+    head, _, place = start.partition(".")
+    name, _, region = place.partition("@")
+    if head != "devices" or what not in FIELDS:
+        expected = " or ".join(f"devices.NAME.{one}" for one in FIELDS)
+        raise InputError(
+            f"{field}: expected {expected}; vary other fields of one service with "
+            "`planner whatif grid`"
+        )
+    known = sorted({n for s in catalog.services for n in device_names(s.query)})
+    if name not in known:
+        raise InputError(f"{field}: no service may use {name}; they may {', '.join(known)}")
+    regions = {s.region for s in catalog.services}
+    if region and region not in regions:
+        raise InputError(f"{field}: no service is in {region!r}")
+    return name, region, what
+
+
+def _set_inventory(
+    inventory: dict[tuple[str, str], int], key: tuple[str, str], field: str, value: Any
+) -> None:
+    if value in NO_LIMIT:
+        inventory.pop(key, None)
+        return
+    value = multiple_of(field, inventory.get(key), value)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{field}: expected a number of devices from 0, got {value!r}")
+    inventory[key] = value
+
+
+def _prices(service: Service, search_path: Sequence[Path]) -> dict[str, float]:
+    offers = resolve(service.query, search_path).offers
+    return {offer.device.name: offer.usd_per_device_hour for offer in offers}
+
+
+def _repriced(result: Result, prices: Mapping[str, float]) -> Result:
+    """A service's plans at other prices."""
+    if result.plan is None:
+        return result
+    plan = copy.deepcopy(result.plan)
+    for fleet in (plan["best"], *plan["alternatives"]):
+        for host in fleet["hosts"]:
+            host["usd_per_device_hour"] = prices[host["device"]]
+        fleet["usd_per_hour"] = sum(
+            h["hosts"] * h["devices_per_host"] * h["usd_per_device_hour"] for h in fleet["hosts"]
+        )
+    return replace(result, plan=plan)
