@@ -46,14 +46,33 @@ def mean_wait_s(
     return result
 
 
-def exceedance(threshold_s: FloatArray, probability: FloatArray, mean_s: FloatArray) -> FloatArray:
-    """P(wait > threshold): the wait is 0 with `1 - probability`, else exponential.
+def exceedance(
+    threshold_s: FloatArray,
+    probability: FloatArray,
+    mean_s: FloatArray,
+    step_s: FloatArray | float = 0.0,
+    running: FloatArray | float = 0.0,
+) -> FloatArray:
+    """P(wait > threshold): the wait for a server, and for the end of a step that is running.
+
+    The former is 0 with `1 - probability`, else exponential. The latter is independent of it: an
+    arrival falls anywhere into a step, so that what is left is spread evenly over its length.
 
     Args:
-        probability: of waiting at all.
-        mean_s: mean wait, over all arrivals.
+        probability: of waiting for a server at all.
+        mean_s: mean wait for a server, over all arrivals.
+        step_s: length of a step.
+        running: probability that one is running when a request arrives.
     """
-    scale = np.maximum(mean_s / np.maximum(probability, 1e-300), 1e-300)
-    tail = probability * np.exp(-np.maximum(threshold_s, 0.0) / scale)
+    scale = np.clip(mean_s / np.maximum(probability, 1e-300), 1e-300, 1e200)
+    after = np.maximum(threshold_s, 0.0)
+    tail = probability * np.exp(-after / scale)
+    if np.any(running):
+        length = np.maximum(step_s, 1e-300)
+        within = np.minimum(after, length)
+        left = 1.0 - within / length
+        # Of both together: the exponential's tail, averaged over what is left of the step.
+        mean_tail = -scale / length * np.exp(-(after - within) / scale) * np.expm1(-within / scale)
+        tail = (1.0 - running) * tail + running * (left + probability * mean_tail)
     result: FloatArray = np.where(threshold_s < 0.0, 1.0, tail)
     return result

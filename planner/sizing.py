@@ -7,6 +7,7 @@ target; waiting falls with every replica added, so bisection finds it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,12 +33,26 @@ UNREACHABLE = np.iinfo(np.int64).max
 """Count of a pool that no number of replicas makes fast enough."""
 
 
+@dataclass(frozen=True)
 class Waiting:
-    """Waiting of requests in front of a pool, per candidate: its mean, and its chance."""
+    """Waiting of requests in front of a pool, per candidate.
 
-    def __init__(self, mean_s: FloatArray, probability: FloatArray) -> None:
-        self.mean_s = mean_s
-        self.probability = probability
+    Attributes:
+        mean_s: over all requests.
+        probability: of waiting for a server or slot.
+        step_s: length of the step whose end a request waits for besides, if one is running.
+        running: probability that one is.
+    """
+
+    mean_s: FloatArray
+    probability: FloatArray
+    step_s: FloatArray | float = 0.0
+    running: FloatArray | float = 0.0
+
+    def exceeds(self, threshold_s: FloatArray) -> FloatArray:
+        """Share of requests that wait longer."""
+        queueing = self.mean_s - self.running * self.step_s / 2.0
+        return exceedance(threshold_s, self.probability, queueing, self.step_s, self.running)
 
 
 def first_token_waiting(
@@ -55,10 +70,10 @@ def first_token_waiting(
         mean = mean_wait_s(servers, busy, pool.pace_s, problem.arrival_cv2, pool.pace_cv2)
         chance = wait_probability(servers, busy)
         slot = slot_waiting(problem, pool, replicas, qps)
-        # A prompt joins when the running iteration ends.
-        running = pool.iteration_s / 2.0 * problem.arrival_cv2
+        # A prompt joins when the running iteration ends; steady ones are paced to find none.
+        always, step = float(problem.arrival_cv2 > 0), pool.iteration_s
         waits = 1.0 - (1.0 - chance) * (1.0 - slot.probability)
-        return Waiting(mean + slot.mean_s + running, np.maximum(waits, load))
+        return Waiting(mean + slot.mean_s + always * step / 2.0, waits, step, always)
     # A batch waits in the one queue to be filled, and arrives as regularly as the sum of its
     # requests.
     filling = (pool.batch - 1) / 2.0 / qps if problem.arrival_cv2 else 0.0
@@ -69,9 +84,9 @@ def first_token_waiting(
     chance = wait_probability(servers, load)
     chance = np.where(pool.batch > 1, 1.0, chance)
     # Data-parallel ranks step together: a free one waits for the others' step to end.
-    together = (pool.servers > 1) & (problem.arrival_cv2 > 0)
-    running = np.where(together, load * pool.pace_s / 2.0, 0.0)
-    return Waiting(mean + filling + running, np.where(together, np.maximum(chance, load), chance))
+    running = np.where((pool.servers > 1) & (problem.arrival_cv2 > 0), load, 0.0)
+    step = pool.pace_s
+    return Waiting(mean + filling + running * step / 2.0, chance, step, running)
 
 
 def slot_waiting(problem: Problem, pool: Candidates, replicas: FloatArray, qps: float) -> Waiting:
@@ -113,7 +128,7 @@ def late_share(
     latency_s = pool.latency_s
     for j, weight in enumerate(problem.traffic.inputs.weights):
         left = limit_s - latency_s[:, j] - extra_s - longer[j] * transfer_s
-        share = share + weight * exceedance(left, waiting.probability, waiting.mean_s)
+        share = share + weight * waiting.exceeds(left)
     return np.asarray(share)
 
 

@@ -110,3 +110,26 @@ def test_exceedance_falls_from_one(probability: float, mean: float, a: float, b:
     assert np.all((tail >= 0) & (tail <= 1))
     assert tail[1] <= tail[0]
     assert float(exceedance(np.array(-1.0), np.array(probability), np.array(mean))) == 1.0
+
+
+@given(st.floats(0.0, 1.0), st.floats(1e-4, 2.0), st.floats(1e-3, 1.0), st.floats(0.0, 1.0))
+def test_exceedance_with_a_running_step(
+    probability: float, mean: float, step: float, running: float
+) -> None:
+    random = np.random.default_rng(7)
+    draws = 40_000
+    queue = random.exponential(mean / max(probability, 1e-9), draws)
+    waits = queue * (random.random(draws) < probability)
+    waits += step * random.random(draws) * (random.random(draws) < running)
+    for at in (0.0, 0.3 * step, step, step + mean, 3 * step + 2 * mean):
+        exact = exceedance(
+            np.array(at), np.array(probability), np.array(mean), np.array(step), np.array(running)
+        )
+        assert float(exact) == pytest.approx((waits > at).mean(), abs=0.015)
+
+
+def test_the_rest_of_a_step_ends_with_it() -> None:
+    idle = exceedance(np.array([0.0, 0.5, 1.0]), np.zeros(3), np.zeros(3), 1.0, 1.0)
+    assert idle == pytest.approx([1.0, 0.5, 0.0])
+    overloaded = exceedance(np.array([5.0]), np.ones(1), np.full(1, np.inf), 1.0, 1.0)
+    assert overloaded == pytest.approx([1.0])

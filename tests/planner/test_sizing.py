@@ -181,6 +181,23 @@ def test_the_percentile_is_where_the_late_share_says(
     assert late[1] <= 1.0 - percentile / 100.0 <= late[0]
 
 
+@pytest.mark.parametrize("target", ["600ms", {"p90": "600ms"}, {"p99": "600ms"}])
+def test_more_demand_never_needs_fewer_replicas(
+    pools_of: PoolsOf, problem_of: ProblemOf, target: Any
+) -> None:
+    problem = problem_of(slo={"ttft": target}, search=SMALL)
+    pool = pools(pools_of, "continuous", {"search": SMALL})
+    handling = problem.handling_s(pool.iteration_s, disaggregated=False)
+    counts = [
+        sizing.replicas_for_ttft(problem, pool, qps, handling)
+        for qps in (1e-4, 0.1, 0.5, 2.0, 10.0, 50.0, 250.0, 1250.0)
+    ]
+    assert np.all(np.diff(np.array(counts), axis=0) >= 0)
+    assert (counts[-1] < sizing.UNREACHABLE).any()
+    # At next to no demand, one replica serves wherever any number does.
+    assert np.all((counts[0] == 1) | (counts[0] == sizing.UNREACHABLE))
+
+
 def test_an_impossible_target_is_out_of_reach(pools_of: PoolsOf, problem_of: ProblemOf) -> None:
     pool = pools(pools_of, "prefill", {"search": SMALL})
     problem = problem_of(slo={"ttft": "1us"}, search=SMALL)
