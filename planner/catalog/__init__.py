@@ -12,13 +12,12 @@
 from planner.catalog.batch import (
     Result,
     Settings,
-    dask_cluster,
     digest_of,
-    local_processes,
     read_result,
     run_batch,
     write_result,
 )
+from planner.catalog.executors import dask_cluster, local_processes
 from planner.catalog.fleet import (
     NOTHING,
     CatalogFleet,

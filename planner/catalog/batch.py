@@ -7,19 +7,13 @@ and leaves them as they are.
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
-    BrokenExecutor,
-    CancelledError,
     Executor,
     Future,
-    ProcessPoolExecutor,
     as_completed,
 )
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,9 +58,6 @@ TOGETHER = 8
 WAITING_PER_WORKER = 3
 """Shares of the work handed to the executor at a time, per worker: what is finished is written
 soon."""
-
-SCHEDULER_S = 8.0
-"""How long a scheduler has to answer."""
 
 Progress = Callable[[str, float], None]
 
@@ -346,94 +337,3 @@ def _file(folder: Path, name: str) -> Path:
     """Any name is a file's name, one of its own."""
     safe = "".join(c if c.isalnum() or c in "-_." else f"%{ord(c):x}" for c in name)
     return folder / f"{safe}.json"
-
-
-@contextmanager
-def local_processes(count: int | None = None) -> Iterator[tuple[Executor, int]]:
-    """Processes of this machine, as many as it has processors if not said.
-
-    Raises:
-        ConfigError: one of them was killed.
-    """
-    import multiprocessing
-
-    workers = count or len(os.sched_getaffinity(0))
-    # Forked processes would inherit the threads of solvers in unknown states.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as executor:
-        try:
-            yield executor, workers
-        except BrokenExecutor:
-            raise ConfigError(
-                f"one of {workers} processes was killed (for want of memory, if not by you); run "
-                "again to go on from the results so far, with fewer --workers"
-            ) from None
-
-
-async def _identity(address: str) -> dict[str, Any]:
-    """What a Dask server says it is."""
-    from distributed.core import rpc
-
-    connect: Any = rpc
-    server = connect(address, timeout=SCHEDULER_S)
-    try:
-        identity: dict[str, Any] = await server.identity()
-        return identity
-    finally:
-        server.close_comms()
-
-
-def _end_with_parent() -> None:
-    """Make this worker end when its parent is killed, instead of waiting for work for ever."""
-    import multiprocessing
-    import threading
-
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def wait() -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=wait, daemon=True).start()
-
-
-@contextmanager
-def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
-    """The workers of a Dask scheduler.
-
-    Raises:
-        ConfigError: the package is missing, no scheduler answers, or it is lost.
-    """
-    try:
-        import distributed
-    except ImportError:
-        raise ConfigError(
-            "--scheduler needs Dask: pip install 'llm-fleet-planner[cluster]'"
-        ) from None
-    connect: Any = distributed.Client
-    try:
-        # A client would wait for ever for a server of something else to speak its language.
-        what = asyncio.run(asyncio.wait_for(_identity(address), SCHEDULER_S))
-        if what.get("type") != "Scheduler":
-            raise ConfigError(f"--scheduler: {address} is not a scheduler: {what.get('type')}")
-        client = connect(address, timeout=SCHEDULER_S)
-    except (TimeoutError, MemoryError):  # the latter: of a length that was none
-        raise ConfigError(
-            f"--scheduler: {address} does not answer as a Dask scheduler in {SCHEDULER_S:g} s"
-        ) from None
-    except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"--scheduler: {address} does not answer: {error}") from None
-    with client:
-        workers = sum(client.nthreads().values())
-        if not workers:
-            raise ConfigError(f"--scheduler: {address} has no workers")
-        try:
-            yield client.get_executor(retries=3, pure=False), workers
-        except CancelledError:
-            raise ConfigError(
-                f"--scheduler: {address} was lost on the way; run again to go on from the results "
-                "so far"
-            ) from None

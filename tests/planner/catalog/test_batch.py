@@ -272,7 +272,7 @@ def test_processes_and_a_cluster_that_loses_a_worker_give_the_same(
 
 
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planner.catalog.batch.SCHEDULER_S", 1.0)
+    monkeypatch.setattr("planner.catalog.executors.SCHEDULER_S", 1.0)
     with pytest.raises(ConfigError, match="does not answer"), dask_cluster("tcp://127.0.0.1:1"):
         pass
     with pytest.raises(ConfigError, match="does not answer"), dask_cluster("nonsense://x"):

@@ -161,7 +161,7 @@ def test_bad_commands(
     said: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("planner.catalog.batch.SCHEDULER_S", 1.0)
+    monkeypatch.setattr("planner.catalog.executors.SCHEDULER_S", 1.0)
     if text is not None:
         (tmp_path / "today.yaml").write_text(text)
     path = catalog_file(services={"a": {}})

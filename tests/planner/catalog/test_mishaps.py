@@ -121,7 +121,7 @@ def server(answer: bytes) -> Iterator[str]:
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.0 400 Bad request\r\n\r\n"])
 def test_a_server_that_is_no_scheduler(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("planner.catalog.batch.SCHEDULER_S", 0.5)
+    monkeypatch.setattr("planner.catalog.executors.SCHEDULER_S", 0.5)
     with (
         server(answer) as address,
         pytest.raises(ConfigError, match="does not answer"),
