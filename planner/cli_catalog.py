@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli_perfdb import PerfdbPath, SearchPath, console, fail
+from planner.cli_perfdb import PageReport, PerfdbPath, SearchPath, console, fail
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -36,6 +37,7 @@ def batch(
     workers: Workers = None,
     scheduler: Scheduler = None,
     search: Annotated[str, typer.Option(help="exhaustive or tpe.")] = "exhaustive",
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -44,10 +46,15 @@ def batch(
     Example: planner batch examples --out results
     """
     from perfmodel.errors import InputError
+    from planner.catalog.report import print_results
+    from planner.web.pages import write_page
 
     try:
+        _writable(report)
         read = _read(catalog, search_path)
         results = _solved(read, out, workers, scheduler, search, search_path, perfdb_path)
+        if report is not None:
+            write_page(report, f"Services of {catalog}", partial(print_results, results), {})
     except InputError as error:
         fail(str(error))
     computed = sum(r.computed for r in results)
@@ -86,6 +93,7 @@ def fleet(
         Path | None,
         typer.Option(help="Draw the hosts over time: a file that ends in .svg, .png or .html."),
     ] = None,
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -99,12 +107,13 @@ def fleet(
     from perfmodel.errors import InputError
     from planner.catalog import NOTHING, plan_fleet, plan_over_time, read_current, write_fleet
     from planner.catalog.report import print_fleet
-    from planner.catalog.schedule_figure import draw_schedule
+    from planner.catalog.schedule_figure import draw_schedule, schedule_figure
     from planner.catalog.schedule_report import print_schedule
     from planner.figures import check_ending
     from planner.melange import is_melange
 
     try:
+        _writable(report)
         if is_melange(catalog):
             for_catalogs = {
                 "results": results,
@@ -112,7 +121,8 @@ def fleet(
                 "scheduler": scheduler,
                 "figure": figure,
             }
-            _mix(catalog, out, seconds, [f"--{k}" for k, v in for_catalogs.items() if v])
+            misplaced = [f"--{k}" for k, v in for_catalogs.items() if v]
+            _mix(catalog, out, seconds, misplaced, report)
             return
         if results is None:
             fail("--results: expected the folder of the services' results")
@@ -134,13 +144,15 @@ def fleet(
             )
             write_fleet(scheduled, out)
             draw_schedule(scheduled, figure)
-            print_schedule(scheduled, console(), moving=moving)
+            show: Callable[[Any], None] = partial(print_schedule, scheduled, moving=moving)
+            charts = {"Hosts over time": schedule_figure(scheduled)} if report else {}
             left_out = scheduled.left_out
         else:
             found = plan_fleet(read, solved, current=today, search_path=folders, limit_s=seconds)
             write_fleet(found, out)
-            print_fleet(found, console(), moving=moving)
+            show, charts = partial(print_fleet, found, moving=moving), {}
             left_out = found.left_out
+        _show(catalog, show, report, charts)
     except InputError as error:
         fail(str(error), FAILED)
     for name, error_text in left_out.items():
@@ -149,7 +161,31 @@ def fleet(
         raise typer.Exit(FAILED)
 
 
-def _mix(path: Path, out: Path | None, limit_s: float, misplaced: Sequence[str]) -> None:
+def _writable(report: Path | None) -> None:
+    """Refuse a page that can't be written, before any work."""
+    from perfmodel.errors import ConfigError
+
+    if report is not None and not report.absolute().parent.is_dir():
+        raise ConfigError(f"{report}: the folder does not exist")
+
+
+def _show(
+    catalog: Path,
+    show: Callable[[Any], None],
+    report: Path | None,
+    charts: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the answer, and write its page, where that is asked for."""
+    show(console())
+    if report is not None:
+        from planner.web.pages import write_page
+
+        write_page(report, f"The fleet of {catalog}", show, charts or {})
+
+
+def _mix(
+    path: Path, out: Path | None, limit_s: float, misplaced: Sequence[str], report: Path | None
+) -> None:
     """Answer Mélange's problem."""
     from perfmodel.errors import ConfigError
     from planner.melange import cheapest_mix, read_melange, write_mix
@@ -163,7 +199,7 @@ def _mix(path: Path, out: Path | None, limit_s: float, misplaced: Sequence[str])
         fail(str(error), FAILED)
     if out is not None:
         write_mix(found, out)
-    print_mix(found, console())
+    _show(path, partial(print_mix, found), report)
 
 
 def _read(path: Path, search_path: Sequence[Path] | None) -> Catalog:

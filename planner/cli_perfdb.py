@@ -30,6 +30,11 @@ PerfdbPath = Annotated[
     typer.Option("--perfdb", help="Folder of measured tables, searched first; repeatable."),
 ]
 
+PageReport = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write it as a page of HTML that opens without a network."),
+]
+
 DRAWINGS = (".svg", ".png", ".html")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, console, fail
+from planner.cli_perfdb import BAD_INPUT, PageReport, PerfdbPath, SearchPath, console, fail
 from planner.cli_progress import progress_bar
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def grid(
     csv: Csv = None,
     json: Json = None,
     figure: Figure = None,
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -79,7 +81,7 @@ def grid(
     from planner.whatif.grid import answer_grid
     from planner.whatif.report import print_grid
 
-    with _checked(csv, json, figure=figure):
+    with _checked(csv, json, report, figure=figure):
         from_file = Changes() if changes is None else read_changes(changes)
         axes = (*from_file.axes, *read_options(vary or [], inventory or [], price or []))
         devices = [*from_file.devices, *(add_device or [])]
@@ -97,8 +99,7 @@ def grid(
             write_rows(found.rows(), csv)
         if json is not None:
             write_data("grid", found.to_dict(), json)
-        print_grid(found, console())
-        _draw(figure, lambda: grid_chart(found))
+        _show("What if", partial(print_grid, found), figure, report, partial(grid_chart, found))
     if all(answer.plan is None for answer in found.answers):
         raise typer.Exit(INFEASIBLE)
 
@@ -111,6 +112,7 @@ def price(
     add_device: AddDevice = None,
     json: Json = None,
     figure: Figure = None,
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -123,13 +125,18 @@ def price(
     from planner.whatif.price import price_curve
     from planner.whatif.report import print_price
 
-    with _checked(json, figure=figure):
+    with _checked(json, report, figure=figure):
         evaluated = _evaluated(query, fixed, add_device, search_path, perfdb_path)
         found = price_curve(evaluated, device)
         if json is not None:
             write_data("price", found.to_dict(), json)
-        print_price(found, console())
-        _draw(figure, lambda: price_chart(found))
+        _show(
+            "Break-even price",
+            partial(print_price, found),
+            figure,
+            report,
+            partial(price_chart, found),
+        )
 
 
 @whatif.command()
@@ -141,6 +148,7 @@ def pairing(
     add_device: AddDevice = None,
     json: Json = None,
     figure: Figure = None,
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -154,13 +162,18 @@ def pairing(
     from planner.whatif.pairing import pairing as pair
     from planner.whatif.report import print_pairing
 
-    with _checked(json, figure=figure):
+    with _checked(json, report, figure=figure):
         evaluated = _evaluated(query, fixed, add_device, search_path, perfdb_path)
         found = pair(evaluated, first, second)
         if json is not None:
             write_data("pairing", found.to_dict(), json)
-        print_pairing(found, console())
-        _draw(figure, lambda: pairing_chart(found))
+        _show(
+            "Pairing of two device types",
+            partial(print_pairing, found),
+            figure,
+            report,
+            partial(pairing_chart, found),
+        )
 
 
 @whatif.command()
@@ -172,6 +185,7 @@ def shadow(
     fixed: Fixed = None,
     add_device: AddDevice = None,
     json: Json = None,
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -184,7 +198,7 @@ def shadow(
     from planner.whatif.report import print_shadow
     from planner.whatif.shadow import shadow_prices
 
-    with _checked(json):
+    with _checked(json, report):
         base = _question(query, fixed, add_device or [], search_path)
         with progress_bar() as progress:
             found = shadow_prices(
@@ -196,7 +210,7 @@ def shadow(
             )
         if json is not None:
             write_data("shadow", found.to_dict(), json)
-        print_shadow(found, console())
+        _show("Shadow prices", partial(print_shadow, found), None, report)
 
 
 @whatif.command()
@@ -208,6 +222,7 @@ def tornado(
     csv: Csv = None,
     json: Json = None,
     figure: Figure = None,
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -221,7 +236,7 @@ def tornado(
     from planner.whatif.sensitivity import swing_rows
     from planner.whatif.sensitivity import tornado as sensitivities
 
-    with _checked(csv, json, figure=figure):
+    with _checked(csv, json, report, figure=figure):
         base = _question(query, fixed, add_device or [], search_path)
         with progress_bar() as progress:
             found = sensitivities(
@@ -235,8 +250,13 @@ def tornado(
             write_rows(swing_rows(found), csv)
         if json is not None:
             write_data("tornado", found.to_dict(), json)
-        print_tornado(found, console())
-        _draw(figure, lambda: tornado_chart(found))
+        _show(
+            "Is the choice robust?",
+            partial(print_tornado, found),
+            figure,
+            report,
+            partial(tornado_chart, found),
+        )
 
 
 @whatif.command()
@@ -250,6 +270,7 @@ def catalog(
     seconds: Annotated[float, typer.Option(min=1, help="Time for each assignment.")] = 60.0,
     csv: Csv = None,
     json: Json = None,
+    report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
 ) -> None:
@@ -267,7 +288,7 @@ def catalog(
     from planner.whatif.catalog_report import grid_rows, host_rows, print_rows
     from planner.whatif.files import write_data, write_rows
 
-    with _checked(csv, json):
+    with _checked(csv, json, report):
         axes = read_options((), inventory or [], price or [])
         read, errors = load_catalog(services)
         for error in errors:
@@ -287,7 +308,7 @@ def catalog(
             write_rows(rows, csv)
         if json is not None:
             write_data("catalog", {"rows": rows}, json)
-        print_rows(rows, console())
+        _show("A catalog's fleet, if", partial(print_rows, rows), None, report)
     if errors or all(row["usd_per_hour"] is None for row in rows):
         raise typer.Exit(INFEASIBLE)
 
@@ -350,8 +371,20 @@ def _store(perfdb_path: list[Path] | None) -> Any:
     return PerfStore(perfdb_path or [])
 
 
-def _draw(path: Path | None, chart: Callable[[], Any]) -> None:
-    if path is not None:
+def _show(
+    title: str,
+    show: Callable[[Any], None],
+    figure: Path | None,
+    report: Path | None,
+    chart: Callable[[], Any] | None = None,
+) -> None:
+    """Print the answer; draw it, and write its page, where that is asked for."""
+    show(console())
+    if figure is not None and chart is not None:
         from planner.figures import write_figure
 
-        write_figure(chart(), path)
+        write_figure(chart(), figure)
+    if report is not None:
+        from planner.web.pages import write_page
+
+        write_page(report, title, show, {} if chart is None else {title: chart()})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from perfmodel.units import format_count
+from perfmodel.units import format_count, format_time
+from planner.catalog.batch import Result
 from planner.catalog.fleet import CatalogFleet
 
 
@@ -30,6 +33,43 @@ def print_fleet(fleet: CatalogFleet, console: Console, *, moving: bool = False) 
     console.print(_services(fleet, moving))
     console.print(Text("\nHosts", style="bold"))
     console.print(_hosts(fleet))
+
+
+def print_results(results: Sequence[Result], console: Console) -> None:
+    """What each service costs alone, and why others have no plan."""
+    found = [r.plan for r in results if r.plan is not None]
+    total = sum(plan["best"]["usd_per_hour"] for plan in found)
+    console.print(
+        Text(
+            f"{format_count(len(results), 'service')}: ${total:,.2f} per hour, each on hosts of "
+            "its own"
+        )
+    )
+    table = Table("service", "fleet", "model", box=None, pad_edge=False)
+    for name in ("requests/s", "USD/h", "TTFT", "TTIT"):
+        table.add_column(name, justify="right")
+    for result in results:
+        if result.plan is None:
+            continue
+        best = result.plan["best"]
+        hosts = " + ".join(
+            f"{h['hosts']} x {h['devices_per_host']} {h['device']}" for h in best["hosts"]
+        )
+        table.add_row(
+            result.name,
+            f"{best['kind']}: {hosts}",
+            result.plan["model"]["name"],
+            f"{best['qps']:,.4g}",
+            f"{best['usd_per_hour']:,.2f}",
+            format_time(best["ttft"]["mean_s"]),
+            format_time(best["ttit_mean_s"]),
+        )
+    console.print(table)
+    failed = [result for result in results if result.plan is None]
+    if failed:
+        console.print(Text("\nWithout a plan", style="bold"))
+    for result in failed:
+        console.print(Text(f"{result.name}: {result.error}"))
 
 
 def _proof(fleet: CatalogFleet) -> str:

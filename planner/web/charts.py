@@ -53,6 +53,8 @@ ON_PAGE = {
     "legend": {**TEXT, "titleFontWeight": "normal", "orient": "top"},
     "header": TEXT,
     "view": {"stroke": FAINT},
+    "title": {"color": CURRENT, "subtitleColor": CURRENT},
+    "text": {"color": CURRENT},
 }
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +24,7 @@ from planner.plan import as_text, atomic_write
 from planner.query import Query, Target
 from planner.reopen import reopen
 from planner.web import charts
+from planner.web.pages import Figure, render
 
 if TYPE_CHECKING:
     import polars as pl
@@ -35,23 +34,6 @@ LOOSER = 4.0
 
 MOST_POINTS = 400
 """Of a front, on the page."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the page.
-
-    Attributes:
-        spec: Vega-Lite.
-        caption: what it shows, in a sentence.
-        columns, rows: the same as a table, for those who cannot see or point at it.
-    """
-
-    name: str
-    spec: dict[str, Any]
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def fronts_of(
@@ -132,23 +114,22 @@ def page(
         plan["query"], sort_keys=False, allow_unicode=True, default_flow_style=None, width=90
     )
     files = {"query.yaml": query, "plan.json": as_text(plan, Path("plan.json"))}
-    text: str = _template().render(
+    return render(
+        "report.html.j2",
         plan=plan,
         best=plan["best"],
         decision=decision(plan),
         cautions=cautions(plan),
         figures=figures,
-        specs=_script({f.name: f.spec for group in figures.values() for f in group}),
-        library=_library(),
+        specs={f.name: f.spec for group in figures.values() for f in group},
         query=query,
-        files=_script(files),
+        files=files,
         lost=[why_lost(plan["best"], other) for other in plan["alternatives"]],
         targets=_targets(plan),
         number=_number,
         time=lambda seconds: format_time(seconds).replace(" ", "\u00a0"),
         hosts=charts.hosts_text,
     )
-    return text
 
 
 def decision(plan: Mapping[str, Any]) -> str:
@@ -345,27 +326,3 @@ def _funnel(plan: Mapping[str, Any]) -> Figure:
 def _number(value: float) -> str:
     """Three digits that count, and no exponent for what people count."""
     return f"{float(f'{value:.3g}'):,.9g}"
-
-
-def _script(data: Any) -> str:
-    """JSON that may stand in a script element."""
-    return json.dumps(data).replace("<", "\\u003c")
-
-
-@lru_cache(maxsize=1)
-def _library() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
-    import vl_convert
-
-    bundle: Any = vl_convert.javascript_bundle
-    script: str = bundle()
-    return script.replace("</script", "<\\/script")
-
-
-def _template() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("planner.web"), autoescape=True, undefined=StrictUndefined
-    )
-    return environment.get_template("report.html.j2")

@@ -1,0 +1,167 @@
+"""Pages of HTML that hold their figures and the library that draws them.
+
+`write_page` shows on a page what a command prints: its lines, headings and tables, and charts
+beside them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from planner.plan import atomic_write
+from planner.web.charts import on_page
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the page.
+
+    Attributes:
+        spec: Vega-Lite.
+        caption: what it shows, in a sentence.
+        columns, rows: the same as a table, for those who cannot see or point at it.
+    """
+
+    name: str
+    spec: dict[str, Any]
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass
+class Section:
+    """A heading, and the lines and tables below it."""
+
+    title: str = ""
+    parts: list[str | Tabulated] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """A table's headings and cells."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+class Recorder:
+    """Takes what is printed to a console, as sections."""
+
+    def __init__(self) -> None:
+        self.sections = [Section()]
+
+    def print(self, *items: Any, **_options: Any) -> None:
+        """Record lines and tables; a bold line that begins anew is a heading."""
+        from rich.console import Group
+        from rich.padding import Padding
+        from rich.table import Table
+        from rich.text import Text
+
+        for item in items:
+            if isinstance(item, Group):
+                self.print(*item.renderables)
+            elif isinstance(item, Padding):
+                self.print(item.renderable)
+            elif isinstance(item, Table):
+                self.sections[-1].parts.append(_tabulated(item))
+            else:
+                text = item.plain if isinstance(item, Text) else str(item)
+                bold = isinstance(item, Text) and "bold" in str(item.style)
+                if bold and text.startswith("\n"):
+                    self.sections.append(Section(text.strip()))
+                elif text.strip():
+                    self.sections[-1].parts.append(text.strip())
+
+    def headline(self) -> str:
+        """The first line, taken out."""
+        first = self.sections[0].parts
+        if first and isinstance(first[0], str):
+            return str(first.pop(0))
+        return ""
+
+
+def _tabulated(table: Table) -> Tabulated:
+    from rich.text import Text
+
+    def plain(cell: Any) -> str:
+        return cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
+
+    columns = tuple(plain(column.header) for column in table.columns)
+    cells = [[plain(cell) for cell in column.cells] for column in table.columns]
+    return Tabulated(columns, tuple(zip(*cells, strict=True)))
+
+
+def write_page(
+    path: Path, title: str, show: Callable[[Any], None], charts: Mapping[str, Any]
+) -> None:
+    """Write what a command prints as a page, whole or not at all.
+
+    Args:
+        title: above the first line that is printed.
+        show: prints to the console that it is given.
+        charts: Altair charts by their captions.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    recorder = Recorder()
+    show(recorder)
+    headline = recorder.headline() or title
+    figures = [
+        Figure(f"figure-{i}", on_page(chart), caption, (), ())
+        for i, (caption, chart) in enumerate(charts.items())
+    ]
+    text = render(
+        "page.html.j2",
+        title=title,
+        headline=headline,
+        sections=[section for section in recorder.sections if section.parts],
+        figures=figures,
+        specs={figure.name: figure.spec for figure in figures},
+        files={},
+    )
+    atomic_write(path, text)
+
+
+def render(
+    template: str, *, specs: Mapping[str, Any], files: Mapping[str, str], **values: Any
+) -> str:
+    """A page of a template.
+
+    Args:
+        specs: Vega-Lite by the names of figures.
+        files: texts that can be saved from the page, by file name.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("planner.web"), autoescape=True, undefined=StrictUndefined
+    )
+    text: str = environment.get_template(template).render(
+        specs=_script(specs), files=_script(files), library=_library(), **values
+    )
+    return text
+
+
+def _script(data: Any) -> str:
+    """JSON that may stand in a script element."""
+    return json.dumps(data).replace("<", "\\u003c")
+
+
+@lru_cache(maxsize=1)
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    bundle: Any = vl_convert.javascript_bundle
+    script: str = bundle()
+    return script.replace("</script", "<\\/script")
