@@ -47,6 +47,13 @@ def solve(
             "interrupted search goes on there, and several processes may share it."
         ),
     ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Search only what this runtime can express, for `planner deploy`: vllm, sglang, "
+            "trtllm, dynamo or llm-d; the query's `target` if not given."
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
     yaml: Annotated[Path | None, typer.Option(help="Write the plan to this YAML file.")] = None,
     report: Annotated[
@@ -79,7 +86,7 @@ def solve(
         if path is not None and not path.absolute().parent.is_dir():
             _fail(f"{path}: the folder does not exist", BAD_INPUT)
     try:
-        asked = load_query(query)
+        asked = load_query(query, target=target)
         options = {"search": search, "seed": seed, "trials": trials, "storage": storage}
         plan = _solve(asked, options, search_path or [], perfdb_path or [])
         from planner.plan import write_plan
