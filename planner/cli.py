@@ -10,6 +10,7 @@ import typer
 
 from planner.cli_calibrate import calibrate
 from planner.cli_catalog import batch, fleet
+from planner.cli_deploy import deploy
 from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
@@ -194,6 +195,7 @@ def explain(
 app.command()(batch)
 app.command()(fleet)
 app.command()(tco)
+app.command()(deploy)
 
 
 @app.command()

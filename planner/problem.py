@@ -26,8 +26,8 @@ from planner.costs import Costs, costs_of
 from planner.query import DeviceChoice, Query, Slo
 from planner.query_choices import SyntheticModel
 from planner.query_costs import CostChoice
-from planner.tco import usd_per_device_hour
 from planner.target import engine_of, overlaps_halves
+from planner.tco import usd_per_device_hour
 
 FloatArray = NDArray[np.float64]
 

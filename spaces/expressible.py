@@ -35,9 +35,11 @@ def _vllm(d: Degrees, is_moe: bool) -> BoolArray:
 def _sglang(d: Degrees, is_moe: bool) -> BoolArray:
     """Attention DP divides the TP group, experts any part of it.
 
-    Few of its dense model classes have attention data parallelism: none is relied upon.
+    Where DP ranks exchange tokens, DeepEP carries them to whole experts. Few of its dense model
+    classes have attention data parallelism: none is relied upon.
     """
-    return np.asarray(np.ones_like(d["tp_f"], dtype=bool) if is_moe else d["dp_a"] == 1)
+    alone = d["dp_a"] == 1
+    return np.asarray(alone | (d["ep_f"] == 1) | (d["tp_f"] == 1) if is_moe else alone)
 
 
 def _trtllm(d: Degrees, is_moe: bool) -> BoolArray:
