@@ -77,6 +77,8 @@ def expressible(engine: str, is_moe: bool, role: str = "continuous") -> LayoutCo
 
     def holds(d: Degrees) -> BoolArray:
         kept = (d["cp_a"] == 1) & (d["dp_f"] == 1) & rule(d, is_moe)
+        if not is_moe:
+            kept &= d["ep_f"] == 1
         return np.asarray(kept & (d["pp"] == 1) if single else kept)
 
     return LayoutConstraint(f"layouts that {ENGINES[engine].title} can express", DEGREES, holds)

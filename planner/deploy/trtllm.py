@@ -39,6 +39,7 @@ class Trtllm(Engine):
         "kv_cache_config.enable_block_reuse",
         "kv_cache_config.free_gpu_memory_fraction",
         "kv_cache_config.host_cache_size",
+        "cuda_graph_config",
         "cuda_graph_config.max_batch_size",
         "cuda_graph_config.enable_padding",
         "moe_config.load_balancer",
