@@ -347,11 +347,6 @@ def _engine(query: Query, model: ModelArchitecture) -> EngineProfile:
         images=query.workload.images is not None,
         recurrent=model.is_recurrent,
     )
-    if query.execution.sequence_parallelism and not runs.can_shard_sequence:
-        raise ConfigError(
-            f"{runs.title} has no sequence parallelism (vllm has)",
-            field="execution.sequence_parallelism",
-        )
     if query.execution.sequence_parallelism and not profile.can_shard_sequence:
         raise ConfigError(
             f"{profile.title} has no sequence parallelism (vllm has)",

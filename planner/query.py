@@ -575,6 +575,8 @@ class Query(Strict):
             raise ValueError(f"target: {self.target} runs {', '.join(ENGINES)}, not {engine}")
         if self.encoder == "disaggregated":
             raise ValueError(f"encoder: pools that encode images are not written for {self.target}")
+        if self.execution.sequence_parallelism:
+            raise ValueError("execution.sequence_parallelism: no engine written for has it still")
         if self.kv_transfer.overlap == "layerwise" and engine != "trtllm":
             raise ValueError(f"kv_transfer.overlap: {ENGINES[engine].title} sends no single layers")
         return self

@@ -57,7 +57,6 @@ class Vllm(Engine):
         "--all2all-backend",
         "--enable-eplb",
         "--eplb-config",
-        "--compilation-config",
         "--speculative-config",
         "--kv-transfer-config",
         "--nnodes",
@@ -166,9 +165,6 @@ def _flags(engine: Vllm, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
         "--no-enable-prefix-caching": tier not in ("device", "host"),
         "--kv-offloading-size": _offloaded_gib(rollout, pool),
         "--enforce-eager": not rollout.cuda_graphs,
-        "--compilation-config": {"pass_config": {"enable_sp": True}}
-        if pool.sequence_parallel
-        else None,
         "--speculative-config": _speculation(pool),
         "--kv-transfer-config": {
             "kv_connector": "NixlConnector",

@@ -101,7 +101,10 @@ def rollouts(draw: st.DrawFn, engine: str) -> Rollout:
             replicas=draw(st.integers(1, 3)),
             precision=precision,
             host_devices=draw(st.sampled_from((4, 8))),
-            sequence_parallel=engine == "vllm" and draw(st.booleans()),
+            two_batch_overlap=engine != "trtllm"
+            and bool(layout.dispatched[0])
+            and drafting is None
+            and draw(st.booleans()),
         )
         pools.append(pool)
     tier = draw(st.sampled_from((None, "device", "host", "none")))

@@ -70,6 +70,7 @@ def test_a_target_sets_the_engine_and_keeps_encoders_with_prompts(
     [
         ({"target": "vllm", "encoder": "disaggregated"}, "encode images"),
         ({"target": "sglang", "kv_transfer": {"overlap": "layerwise"}}, "single layers"),
+        ({"target": "vllm", "execution": {"sequence_parallelism": True}}, "sequence_parallelism"),
         ({"target": "dynamo", "engine": "pytorch"}, "not pytorch"),
         ({"target": "kserve"}, "target"),
     ],
