@@ -18,6 +18,7 @@ from planner.cli_progress import progress_bar
 from planner.cli_tco import tco
 from planner.cli_ui import ui
 from planner.cli_whatif import whatif
+from planner.cli_verify import verify
 
 if TYPE_CHECKING:
     from planner.plan import Plan
@@ -196,6 +197,7 @@ app.command()(batch)
 app.command()(fleet)
 app.command()(tco)
 app.command()(deploy)
+app.command()(verify)
 
 
 @app.command()
