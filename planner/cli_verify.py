@@ -50,19 +50,18 @@ def verify(
     from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
     from planner.assess import assess
-    from planner.explain import planned_fleet
     from planner.plan import read_plan
+    from planner.reopen import reopen
     from planner.verify import append_row, compare, read_results, row_of
 
     try:
         seen = read_results(measured, benchmark)
         store = PerfStore(perfdb_path or [])
-        data, space, choice = planned_fleet(
-            read_plan(plan), str(plan), fleet, search_path or [], store
-        )
+        opened = reopen(read_plan(plan), str(plan), fleet, search_path or [], store)
+        data, space, choice = opened.fleet, opened.space, opened.choice
         if seen.qps <= 0:
             raise InputError(f"{measured}: no request was finished")
-        planned = assess(space, choice, float(data["qps"]))
+        planned = assess(space, choice, opened.qps)
         load = min(seen.qps, MOST_LOAD * planned.capacity_qps)
         expected = replace(assess(space, choice, load), qps=load)
         verdict = compare(space.problem, expected, seen)

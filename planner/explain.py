@@ -24,9 +24,6 @@ from perfmodel.memory import TERMS
 from perfmodel.prefix_cache import host_rate
 from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import assess, breakdowns
-from planner.assess import assess, breakdowns, role_of
-from planner.encoder import apart, beside, encoder_pool
-from planner.pairing import Choice, Pool, make_choice
 from planner.plan import FleetPlan
 from planner.problem import image_load
 from planner.reopen import reopen
@@ -55,9 +52,6 @@ def explain_plan(
     fleet, space, choice = opened.fleet, opened.space, opened.choice
     pools, qps = choice.pools, opened.qps
     again = assess(space, choice, qps)
-    fleet, space, choice = planned_fleet(data, source, which, search_path, store)
-    again = assess(space, choice, float(fleet["qps"]))
-    pools = choice.pools
     for pool, plan in zip(pools, again.pools, strict=True):
         console.print(Text(f"\n{plan.role}: {plan.layout} on {plan.device}", style="bold"))
         for name, weight, part in breakdowns(space, pool.one):
@@ -72,51 +66,6 @@ def explain_plan(
         console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print(Text("\nAgainst the plan", style="bold"))
     console.print(Padding(_comparison(fleet, again), (0, 0, 0, 2)))
-
-
-def planned_fleet(
-    data: dict[str, Any],
-    source: str,
-    which: int,
-    search_path: Sequence[Path] = (),
-    store: PerfStore | None = None,
-) -> tuple[dict[str, Any], Space, Choice]:
-    """One of a plan's fleets (0: the best) as the file has it, and evaluated again in its space.
-
-    Raises:
-        InputError: the plan lacks a field, or what it decides is not feasible any more.
-    """
-    try:
-        query = Query.model_validate(data["query"])
-        fleets = [data["best"], *data["alternatives"]]
-        if which >= len(fleets):
-            raise InputError(f"--fleet {which}: the plan has fleets 0 to {len(fleets) - 1}")
-        fleet = fleets[which]
-        problem = resolve(query, search_path)
-        tier = (fleet.get("prefix") or {}).get("tier", "device")
-        under = {p.traffic.prefix_tier: p for p in alternatives(problem)}
-        space = Space(under[tier], store)
-        qps = float(fleet["qps"])
-        encoder = None
-        if images := fleet.get("encoder"):
-            receiver = fleet["pools"][0]["device"]
-            count = int(images["replicas"])
-            encoder = encoder_pool(space, images["device"], receiver, count, qps)
-            if encoder is None:
-                raise InputError(f"{source}: {images['device']} can't encode the query's images")
-            space = beside(apart(space), encoder)
-        pools = [_pool(space, pool) for pool in fleet["pools"]]
-    except InputError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: not a complete plan: {error}") from None
-    moving = 0.0
-    if len(pools) == 2:
-        moving = float(transfer_s(space.problem, pools[0].one, pools[1].one)[0, 0])
-    choice = make_choice(pools, moving, encoder)
-    if choice is None:
-        raise InputError(f"{source}: the fleet exceeds the query's inventory")
-    return fleet, space, choice
 
 
 def _operators(part: Breakdown) -> Table:

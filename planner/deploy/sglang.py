@@ -88,10 +88,9 @@ class Sglang(Engine):
 
     def settings(self, flags: Flags, *, is_moe: bool, role: str) -> Settings:
         """The layout and batch that the flags make SGLang run."""
-        group, pp, dp, ep = (
-            int(flags.get(name, 1))
-            for name in ("--tp-size", "--pp-size", "--attn-dp-size", "--ep-size")
-        )
+        group, pp, ep = (int(flags.get(f"--{name}-size", 1)) for name in ("tp", "pp", "ep"))
+        older = flags.get("--dp-size", 1) if flags.get("--enable-dp-attention") else 1
+        dp = int(flags.get("--attn-dp-size", older))
         drafts = int(flags.get("--speculative-num-steps", 0))
         chunk = int(flags["--chunked-prefill-size"])
         batch = int(flags["--max-running-requests"]) // (dp * pp)

@@ -157,6 +157,9 @@ def worker(rollout: Rollout, engine: Engine, pool: PoolSpec) -> Launch:
     launch = engine.launch(rollout, pool)
     _, module = DYNAMO_RUNTIME[engine.name]
     flags = {n: v for n, v in launch.flags.items() if n not in ("--host", "--port")}
+    if engine.name == "sglang":  # 0.5.21, which Dynamo brings, has the older spelling
+        ranks = flags.pop("--attn-dp-size")
+        flags |= {"--dp-size": ranks, "--enable-dp-attention": ranks > 1}
     if launch.config is not None:
         flags = {"--extra-engine-args": flags["--config"]}
     if rollout.disaggregated:
