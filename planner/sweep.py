@@ -26,7 +26,7 @@ from perfmodel.work import step_tokens
 from planner.candidates import Axes, Candidates, Estimates, Funnel, Role
 from planner.problem import Offer, Problem, supported
 from planner.query import Target
-from planner.target import engine_of
+from planner.target import engine_of, runs_on
 from spaces.constraints import (
     LayoutConstraint,
     host_constraint,
@@ -75,7 +75,12 @@ class Space:
 
     def pairs(self) -> Iterator[tuple[Offer, Precision]]:
         """Every device with every distinct precision it can run."""
+        query = self.problem.query
         for offer in self.problem.offers:
+            if query.target is not None:
+                engine = engine_of(query.target, query.engine)
+                if not runs_on(engine, offer.device.name):
+                    continue
             adapted = {p.on(offer.device.peak_flops_per_s): None for p in self.problem.precisions}
             for precision in adapted:
                 if supported(precision, offer.device):

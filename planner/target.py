@@ -33,3 +33,13 @@ def overlaps_halves(engine: str, *, drafts: bool, images: bool, recurrent: bool)
     vLLM refuses it with speculation, with multimodal and with hybrid models.
     """
     return engine != "vllm" or not (drafts or images or recurrent)
+
+
+def is_amd(device: str) -> bool:
+    """Whether a device is one of AMD's, by its name."""
+    return device.startswith("mi") and device[2:3].isdigit()
+
+
+def runs_on(engine: str, device: str) -> bool:
+    """Whether an engine runs on a device: TensorRT-LLM on NVIDIA's alone."""
+    return engine != "trtllm" or not is_amd(device)

@@ -12,6 +12,7 @@ import yaml
 from planner.deploy.engine import Engine, Launch
 from planner.deploy.flags import CONFIG, HOSTFILE, LEADER, RANK, put
 from planner.deploy.intent import PORT, PoolSpec, Rollout
+from planner.target import is_amd
 
 Object = dict[str, Any]
 
@@ -47,7 +48,7 @@ def slug(*parts: str) -> str:
 
 def gpu_resource(device: str) -> str:
     """The resource that a node's device plugin offers."""
-    return "amd.com/gpu" if device.startswith("mi") else "nvidia.com/gpu"
+    return "amd.com/gpu" if is_amd(device) else "nvidia.com/gpu"
 
 
 def labels(rollout: Rollout, pool: PoolSpec) -> dict[str, str]:

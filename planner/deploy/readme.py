@@ -8,6 +8,7 @@ from perfmodel.engine import ENGINES as PROFILES
 from planner.deploy.engine import Engine
 from planner.deploy.intent import Gap, Rollout
 from planner.deploy.manifests import DEVICE_LABEL, SSH_SECRET, slug
+from planner.target import is_amd
 
 RUN_BY = {
     "vllm": "vLLM",
@@ -102,6 +103,8 @@ def _assumptions(rollout: Rollout, engine: Engine) -> list[str]:
         "all are accepted; raise the limit if yours are longer.",
         "Image tags are those of the versions checked: pin your own registry's.",
     ]
+    if any(is_amd(pool.device) for pool in rollout.pools):
+        found.append(f"The image is {engine.title}'s for CUDA: put its ROCm image in its place.")
     if rollout.planned != rollout.engine:
         found.append(
             f"The plan's times are {PROFILES[rollout.planned].title}'s; {engine.title} may be "

@@ -19,7 +19,7 @@ from planner.deploy.sglang import Sglang
 from planner.deploy.targets import TARGETS, Files
 from planner.deploy.trtllm import Trtllm
 from planner.deploy.vllm import Vllm
-from planner.target import engine_of
+from planner.target import engine_of, runs_on
 
 ENGINES: dict[str, Engine] = {engine.name: engine for engine in (Vllm(), Sglang(), Trtllm())}
 """Serving engines, by name."""
@@ -96,7 +96,11 @@ def _engine(rollout: Rollout, target: str) -> Engine:
         raise InputError(
             f"{target} runs {', '.join(PROFILES)}: this plan is for {rollout.engine} alone"
         )
-    return ENGINES[engine_of(target, rollout.engine)]
+    engine = ENGINES[engine_of(target, rollout.engine)]
+    for pool in rollout.pools:
+        if not runs_on(engine.name, pool.device):
+            raise InputError(f"{engine.title} does not run on {pool.device} ({pool.role})")
+    return engine
 
 
 def write_folder(out: Path, files: Mapping[str, str]) -> None:

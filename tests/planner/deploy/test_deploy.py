@@ -93,6 +93,21 @@ def test_overlap_of_half_batches_follows_the_target(problem_of: Callable[..., An
     assert problem_of(**experts, target="sglang", speculation=speculation).engine.splits_batches
 
 
+def test_tensorrt_llm_is_not_planned_on_amd_devices(
+    space_of: Callable[..., Any], solved: Callable[..., Plan]
+) -> None:
+    devices = ["h100_sxm", "mi300x"]
+    for target, names in (("trtllm", {"h100_sxm"}), ("vllm", set(devices))):
+        space = space_of(target=target, devices=devices)
+        assert {offer.device.name for offer, _ in space.pairs()} == names
+    plan = plain(solved(target="vllm", devices=["mi300x"], slo={}))
+    files, _ = deployment(plan, "plan.json", "vllm")
+    assert "amd.com/gpu" in files["kubernetes/continuous.yaml"]
+    assert "ROCm" in files["README.md"]
+    with pytest.raises(InputError, match="TensorRT-LLM does not run on mi300x"):
+        deployment(plan, "plan.json", "trtllm")
+
+
 @pytest.fixture(scope="module")
 def bent(solved: Callable[..., Plan]) -> dict[str, Any]:
     """A plan with a layout that only SGLang has: two attention ranks of two, experts cut in two."""
