@@ -26,7 +26,7 @@ from planner.costs import Costs, costs_of
 from planner.query import DeviceChoice, Query, Slo
 from planner.query_choices import SyntheticModel
 from planner.query_costs import CostChoice
-from planner.target import engine_of, overlaps_halves
+from planner.target import engine_of, overlaps_halves, runs_on
 from planner.tco import usd_per_device_hour
 
 FloatArray = NDArray[np.float64]
@@ -162,6 +162,12 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         offer_of(choice, i, query.costs, search_path) for i, choice in enumerate(query.devices)
     )
     names = [offer.device.name for offer in offers]
+    if query.target is not None:
+        engine = engine_of(query.target, query.engine)
+        if not any(runs_on(engine, name) for name in names):
+            raise ConfigError(
+                f"{ENGINES[engine].title} runs on none of {', '.join(names)}", field="devices"
+            )
     for position, name in enumerate(names):
         if name in names[:position]:
             raise ConfigError(f"{name} is given twice", field=f"devices.{position}")

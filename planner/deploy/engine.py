@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from perfmodel.layout import Layouts
+from perfmodel.precision import WEIGHT_ONLY
 from planner.deploy.flags import Flags, words
 from planner.deploy.intent import PORT, Gap, PoolSpec, Rollout
 
@@ -129,9 +130,10 @@ class Engine(ABC):
         named = {m: n for m, n in precision.by_module().items() if m not in ("kv", "lm_head")}
         if not rollout.is_moe:
             named.pop("experts")
-        formats = {stored(name) for name in named.values()}
+        held = {rollout.checkpoint, WEIGHT_ONLY.get(rollout.checkpoint, "")}
+        as_published = all(n in held or stored(n) in held for n in named.values())
         found = []
-        if formats != {stored(rollout.checkpoint)} and self.quantization(rollout, pool) is None:
+        if not as_published and self.quantization(rollout, pool) is None:
             spelled = ", ".join(f"{module} {stored(name)}" for module, name in named.items())
             found.append(
                 f"{pool.role}: serve a checkpoint of {rollout.model} quantized to {spelled} "

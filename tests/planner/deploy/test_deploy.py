@@ -100,6 +100,8 @@ def test_tensorrt_llm_is_not_planned_on_amd_devices(
     for target, names in (("trtllm", {"h100_sxm"}), ("vllm", set(devices))):
         space = space_of(target=target, devices=devices)
         assert {offer.device.name for offer, _ in space.pairs()} == names
+    with pytest.raises(InputError, match="runs on none of mi300x"):
+        space_of(target="trtllm", devices=["mi300x"])
     plan = plain(solved(target="vllm", devices=["mi300x"], slo={}))
     files, _ = deployment(plan, "plan.json", "vllm")
     assert "amd.com/gpu" in files["kubernetes/continuous.yaml"]

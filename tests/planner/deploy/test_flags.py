@@ -134,12 +134,17 @@ def test_encoder_pools_and_layerwise_transfer() -> None:
 def test_a_checkpoint_of_another_format_is_a_condition() -> None:
     from perfmodel.precision import Precision
 
-    for formats, engine, said in (
-        ("fp8", "vllm", False),  # quantized as it is loaded
-        ("fp8", "trtllm", True),
-        ("nvfp4", "vllm", True),
-        ("bf16", "sglang", False),
+    for checkpoint, formats, engine, said in (
+        ("bf16", "fp8", "vllm", False),  # quantized as it is loaded
+        ("bf16", "fp8", "trtllm", True),
+        ("bf16", "nvfp4", "vllm", True),
+        ("bf16", "bf16", "sglang", False),
+        ("fp8_block", "fp8_block", "trtllm", False),
+        ("fp8_block", "fp8_weight_only", "trtllm", False),  # the same, on an A100
+        ("fp8_block", "bf16", "trtllm", True),
+        ("mxfp4", "mxfp4_mxfp8", "trtllm", False),
     ):
         pool = pool_of(layout_row(), precision=Precision(formats, formats, formats))
-        conditions = ENGINES[engine].conditions(rollout_of(engine, pool), pool)
+        rollout = rollout_of(engine, pool, checkpoint=checkpoint)
+        conditions = ENGINES[engine].conditions(rollout, pool)
         assert any("serve a checkpoint" in line for line in conditions) == said
