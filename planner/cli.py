@@ -17,8 +17,8 @@ from planner.cli_perfdb import fail as _fail
 from planner.cli_progress import progress_bar
 from planner.cli_tco import tco
 from planner.cli_ui import ui
-from planner.cli_whatif import whatif
 from planner.cli_verify import verify
+from planner.cli_whatif import whatif
 
 if TYPE_CHECKING:
     from planner.plan import Plan
