@@ -10,12 +10,14 @@ import typer
 
 from planner.cli_calibrate import calibrate
 from planner.cli_catalog import batch, fleet
+from planner.cli_deploy import deploy
 from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
 from planner.cli_progress import progress_bar
 from planner.cli_tco import tco
 from planner.cli_ui import ui
+from planner.cli_verify import verify
 from planner.cli_whatif import whatif
 
 if TYPE_CHECKING:
@@ -45,6 +47,13 @@ def solve(
         typer.Option(
             help="Keep TPE's trials in this journal file, or database (sqlite:///studies.db): an "
             "interrupted search goes on there, and several processes may share it."
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Search only what this runtime can express, for `planner deploy`: vllm, sglang, "
+            "trtllm, dynamo or llm-d; the query's `target` if not given."
         ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the plan to this JSON file.")] = None,
@@ -79,7 +88,7 @@ def solve(
         if path is not None and not path.absolute().parent.is_dir():
             _fail(f"{path}: the folder does not exist", BAD_INPUT)
     try:
-        asked = load_query(query)
+        asked = load_query(query, target=target)
         options = {"search": search, "seed": seed, "trials": trials, "storage": storage}
         plan = _solve(asked, options, search_path or [], perfdb_path or [])
         from planner.plan import write_plan
@@ -187,6 +196,8 @@ def explain(
 app.command()(batch)
 app.command()(fleet)
 app.command()(tco)
+app.command()(deploy)
+app.command()(verify)
 
 
 @app.command()

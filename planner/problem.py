@@ -15,7 +15,7 @@ from perfmodel.architecture import ImageLoad, ModelArchitecture, load_model
 from perfmodel.correction import load_corrections
 from perfmodel.documents import read_yaml
 from perfmodel.drafter import Drafter
-from perfmodel.engine import EngineProfile, engine_profile
+from perfmodel.engine import ENGINES, EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.expert_load import ExpertLoad, read_counts
 from perfmodel.hardware import Device, load_device
@@ -26,6 +26,7 @@ from planner.costs import Costs, costs_of
 from planner.query import DeviceChoice, Query, Slo
 from planner.query_choices import SyntheticModel
 from planner.query_costs import CostChoice
+from planner.target import engine_of, overlaps_halves, runs_on
 from planner.tco import usd_per_device_hour
 
 FloatArray = NDArray[np.float64]
@@ -161,6 +162,12 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         offer_of(choice, i, query.costs, search_path) for i, choice in enumerate(query.devices)
     )
     names = [offer.device.name for offer in offers]
+    if query.target is not None:
+        engine = engine_of(query.target, query.engine)
+        if not any(runs_on(engine, name) for name in names):
+            raise ConfigError(
+                f"{ENGINES[engine].title} runs on none of {', '.join(names)}", field="devices"
+            )
     for position, name in enumerate(names):
         if name in names[:position]:
             raise ConfigError(f"{name} is given twice", field=f"devices.{position}")
@@ -168,7 +175,7 @@ def resolve(query: Query, search_path: Sequence[Path] = ()) -> Problem:
         query=query,
         model=model,
         offers=offers,
-        engine=_engine(query),
+        engine=_engine(query, model),
         traffic=traffic,
         routing=_routing(query, model),
         slo=query.slo,
@@ -336,8 +343,16 @@ def _routing(query: Query, model: ModelArchitecture) -> str | ExpertLoad:
     )
 
 
-def _engine(query: Query) -> EngineProfile:
+def _engine(query: Query, model: ModelArchitecture) -> EngineProfile:
     profile = engine_profile(query.engine)
+    runs = profile if query.target is None else ENGINES[engine_of(query.target, query.engine)]
+    drafts = query.speculation is not None and max(query.speculation.draft_tokens) > 0
+    overlaps = query.target is None or overlaps_halves(
+        runs.name,
+        drafts=drafts,
+        images=query.workload.images is not None,
+        recurrent=model.is_recurrent,
+    )
     if query.execution.sequence_parallelism and not profile.can_shard_sequence:
         raise ConfigError(
             f"{profile.title} has no sequence parallelism (vllm has)",
@@ -345,7 +360,10 @@ def _engine(query: Query) -> EngineProfile:
         )
     profile = replace(
         profile,
-        splits_batches=profile.splits_batches and query.execution.two_batch_overlap,
+        splits_batches=profile.splits_batches
+        and runs.splits_batches
+        and overlaps
+        and query.execution.two_batch_overlap,
         shards_sequence=query.execution.sequence_parallelism,
         captures_decode=profile.captures_decode and query.execution.cuda_graphs,
     )

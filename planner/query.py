@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,6 +32,7 @@ from planner.query_choices import (
     SyntheticModel,
 )
 from planner.query_costs import CostChoice, OwnedChoice
+from planner.target import OWN_ENGINE, RuntimeTarget, engine_of
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
 
@@ -468,6 +470,11 @@ class Query(Strict):
         description=f"Whose operator tables to use: {', '.join(ENGINES)}, or {PYTORCH.name} for "
         "tables of `planner perfdb collect`.",
     )
+    target: RuntimeTarget | None = Field(
+        default=None,
+        description="Where the plan will be deployed (`planner deploy`): only what this runtime "
+        "can express is searched, and `engine` is its own if not given.",
+    )
     corrections: str | None = Field(
         default=None,
         description="Engines' constants fitted to your own measurements (`planner calibrate`); "
@@ -489,6 +496,19 @@ class Query(Strict):
     prefix_cache: PrefixCacheChoice = PrefixCacheChoice()
     kv_transfer: KvTransferChoice = KvTransferChoice()
     search: SearchChoice = SearchChoice()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_target(cls, data: Any) -> Any:
+        """What a target implies where the query does not say."""
+        if not isinstance(data, dict) or data.get("target") is None:
+            return data
+        implied = {}
+        if data["target"] in OWN_ENGINE and data.get("engine") is None:
+            implied["engine"] = OWN_ENGINE[data["target"]]
+        if data.get("encoder", "auto") == "auto":
+            implied["encoder"] = "colocated"
+        return {**data, **implied}
 
     @field_validator("runtime", mode="before")
     @classmethod
@@ -546,6 +566,21 @@ class Query(Strict):
             raise ValueError("prefix_cache: expected a workload.prefix_cache_hit above zero")
         return self
 
+    @model_validator(mode="after")
+    def _expressible(self) -> Query:
+        if self.target is None:
+            return self
+        engine = engine_of(self.target, self.engine)
+        if engine == PYTORCH.name:
+            raise ValueError(f"target: {self.target} runs {', '.join(ENGINES)}, not {engine}")
+        if self.encoder == "disaggregated":
+            raise ValueError(f"encoder: pools that encode images are not written for {self.target}")
+        if self.execution.sequence_parallelism:
+            raise ValueError("execution.sequence_parallelism: no engine written for has it still")
+        if self.kv_transfer.overlap == "layerwise" and engine != "trtllm":
+            raise ValueError(f"kv_transfer.overlap: {ENGINES[engine].title} sends no single layers")
+        return self
+
 
 def _resolve_path(value: str, info: ValidationInfo, suffixes: tuple[str, ...]) -> str:
     """Paths in a query file are relative to the file."""
@@ -555,10 +590,16 @@ def _resolve_path(value: str, info: ValidationInfo, suffixes: tuple[str, ...]) -
     return value
 
 
-def load_query(path: Path) -> Query:
+def load_query(path: Path, *, target: str | None = None) -> Query:
     """Read and validate a query file.
+
+    Args:
+        target: in place of the file's own.
 
     Raises:
         ConfigError: file, line, field and what was expected, one line per mistake.
     """
-    return validate(read_yaml(path), Query)
+    document = read_yaml(path)
+    if target is not None and isinstance(document.data, dict):
+        document = replace(document, data={**document.data, "target": target})
+    return validate(document, Query)

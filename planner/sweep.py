@@ -26,6 +26,7 @@ from perfmodel.work import step_tokens
 from planner.candidates import Axes, Candidates, Estimates, Funnel, Role
 from planner.problem import Offer, Problem, supported
 from planner.query import Target
+from planner.target import engine_of, runs_on
 from spaces.constraints import (
     LayoutConstraint,
     host_constraint,
@@ -35,6 +36,7 @@ from spaces.constraints import (
     world_constraint,
 )
 from spaces.enumeration import all_layouts, enumerate_layouts
+from spaces.expressible import expressible
 from spaces.variables import CHUNKS, PREFILL_BATCHES, STEP_TOKENS, RawSpace, decode_batches
 
 FloatArray = NDArray[np.float64]
@@ -50,7 +52,7 @@ class Space:
     def __init__(self, problem: Problem, store: PerfStore | None = None) -> None:
         self.problem = problem
         self.store = store or PerfStore()
-        self.constraints = structure_constraints(problem.model)
+        self.constraints = [*structure_constraints(problem.model), *self.target_constraints()]
         self.max_world = problem.query.search.max_replica_devices
         fits = memory_constraint(
             problem.model,
@@ -73,7 +75,12 @@ class Space:
 
     def pairs(self) -> Iterator[tuple[Offer, Precision]]:
         """Every device with every distinct precision it can run."""
+        query = self.problem.query
         for offer in self.problem.offers:
+            if query.target is not None:
+                engine = engine_of(query.target, query.engine)
+                if not runs_on(engine, offer.device.name):
+                    continue
             adapted = {p.on(offer.device.peak_flops_per_s): None for p in self.problem.precisions}
             for precision in adapted:
                 if supported(precision, offer.device):
@@ -108,6 +115,14 @@ class Space:
             counts.append((constraint.name, int(kept.sum())))
         return counts
 
+    def target_constraints(self, role: Role = "continuous") -> list[LayoutConstraint]:
+        """What the runtime that the query is deployed on can express."""
+        query = self.problem.query
+        if query.target is None:
+            return []
+        engine = engine_of(query.target, query.engine)
+        return [expressible(engine, self.problem.model.is_moe, role)]
+
     def device_constraints(self, offer: Offer) -> list[LayoutConstraint]:
         """What a device adds to the structure, memory and latency apart."""
         constraints = [host_constraint(offer.device, offer.host_devices)]
@@ -126,7 +141,7 @@ class Space:
             funnel.add(name, count)
         layouts = self.layouts
         funnel.add("fits some device", len(layouts))
-        for constraint in self.device_constraints(offer):
+        for constraint in [*self.target_constraints(role), *self.device_constraints(offer)]:
             layouts = layouts[constraint.of(layouts)]
         funnel.add("whole hosts", len(layouts))
         fits = memory_constraint(

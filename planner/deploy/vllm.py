@@ -1,0 +1,197 @@
+"""vLLM: `vllm serve`.
+
+Flags as `vllm/engine/arg_utils.py` and `vllm/config/` of the version below have them. A rank of
+data parallelism is an engine of its own, with a scheduler and `--max-num-seqs` of its own;
+experts are spread over the tensor- and data-parallel ranks together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from planner.deploy.engine import (
+    Engine,
+    Launch,
+    Settings,
+    planned_share,
+    served,
+    step_budget,
+)
+from planner.deploy.flags import LEADER, RANK, Flags
+from planner.deploy.intent import PORT, PoolSpec, Rollout, layout_row
+
+NIXL_PORT = 5600
+"""Of the side channel on which NIXL's agents find each other."""
+
+ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
+
+
+class Vllm(Engine):
+    """vLLM."""
+
+    name = "vllm"
+    title = "vLLM"
+    version = "0.33.0"
+    image = "vllm/vllm-openai:v0.33.0"
+    router_package = "vllm-router==0.1.17"
+    known_flags = (
+        "--host",
+        "--port",
+        "--tensor-parallel-size",
+        "--pipeline-parallel-size",
+        "--data-parallel-size",
+        "--enable-expert-parallel",
+        "--max-model-len",
+        "--max-num-seqs",
+        "--max-num-batched-tokens",
+        "--gpu-memory-utilization",
+        "--kv-cache-dtype",
+        "--quantization",
+        "--enable-prefix-caching",
+        "--no-enable-prefix-caching",
+        "--kv-offloading-size",
+        "--enforce-eager",
+        "--enable-dbo",
+        "--all2all-backend",
+        "--enable-eplb",
+        "--eplb-config",
+        "--speculative-config",
+        "--kv-transfer-config",
+        "--nnodes",
+        "--node-rank",
+        "--master-addr",
+        "--data-parallel-address",
+        "--headless",
+    )
+    online_formats = MappingProxyType({"fp8": "fp8_per_tensor", "fp8_block": "fp8_per_block"})
+
+    def launch(self, rollout: Rollout, pool: PoolSpec) -> Launch:
+        """`vllm serve` of one replica."""
+        dp = pool.degree("dp_a")
+        several = {
+            "--nnodes": pool.hosts,
+            "--node-rank": RANK,
+            "--master-addr": LEADER,
+            "--data-parallel-address": LEADER if dp > 1 else None,
+        }
+        environment = {}
+        if rollout.disaggregated:
+            environment["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(NIXL_PORT)
+        return Launch(
+            command=("vllm", "serve"),
+            model=(rollout.model,),
+            flags=_flags(self, rollout, pool),
+            multi_host=several if pool.hosts > 1 else {},
+            worker={"--headless": True},
+            environment=environment,
+        )
+
+    def settings(self, flags: Flags, *, is_moe: bool, role: str) -> Settings:
+        """The layout and batch that the flags make vLLM run."""
+        tp, pp, dp = (
+            int(flags.get(f"--{name}-parallel-size", 1)) for name in ("tensor", "pipeline", "data")
+        )
+        spread = bool(flags.get("--enable-expert-parallel")) and is_moe
+        ranks = tp * dp if is_moe else tp
+        drafts = int((flags.get("--speculative-config") or {}).get("num_speculative_tokens", 0))
+        batch = int(flags["--max-num-seqs"]) // pp
+        budget = int(flags["--max-num-batched-tokens"])
+        return Settings(
+            layout_row(
+                pp=pp,
+                tp_a=tp,
+                dp_a=dp,
+                tp_f=1 if spread else ranks,
+                ep_f=ranks if spread else 1,
+            ),
+            batch,
+            budget - batch * (1 + drafts) if role == "continuous" else None,
+            drafts,
+        )
+
+    def overlap_excluded(self, rollout: Rollout, pool: PoolSpec) -> str | None:
+        """`--enable-dbo` goes with little else."""
+        for what, there in (
+            ("without experts on other devices", not pool.dispatched),
+            ("beside pipelines", pool.degree("pp") > 1),
+            ("beside speculation", pool.drafting is not None),
+            ("beside images", rollout.images),
+        ):
+            if there:
+                return what
+        return None
+
+    def router(self, rollout: Rollout, urls: Mapping[str, list[str]]) -> Launch:
+        """vllm-router, which has a prompt computed and then decoded elsewhere."""
+        named = [w for role in ROLES for url in urls[role] for w in (f"--{role}", url)]
+        return Launch(
+            ("python3", "-m", "vllm_router.launch_router"),
+            ("--vllm-pd-disaggregation", *named),
+            served(),
+        )
+
+
+def _flags(engine: Vllm, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
+    """Flags of every host, those that do not apply as None."""
+    precision = pool.precision
+    tier = rollout.prefix_tier
+    native = rollout.checkpoint_kv in ("bf16", "", None)
+    overlaps = engine.overlaps(rollout, pool)
+    latency = pool.role == "decode"
+    spread = pool.degree("ep_f") > 1
+    return {
+        **served(PORT),
+        "--tensor-parallel-size": pool.degree("tp_a"),
+        "--pipeline-parallel-size": pool.degree("pp"),
+        "--data-parallel-size": pool.degree("dp_a"),
+        "--enable-expert-parallel": spread,
+        "--enable-eplb": spread and rollout.balanced,
+        "--eplb-config": {"num_redundant_experts": rollout.redundant}
+        if spread and rollout.balanced and rollout.redundant
+        else None,
+        "--enable-dbo": overlaps,
+        "--all2all-backend": f"deepep_{'low_latency' if latency else 'high_throughput'}"
+        if overlaps
+        else None,
+        "--max-model-len": rollout.longest,
+        "--max-num-seqs": pool.batch * pool.degree("pp"),
+        "--max-num-batched-tokens": step_budget(rollout, pool),
+        "--gpu-memory-utilization": planned_share(pool, "reserve", "fragmentation"),
+        "--kv-cache-dtype": "fp8" if precision.kv == "fp8" else "auto" if native else "bfloat16",
+        "--quantization": engine.quantization(rollout, pool),
+        "--enable-prefix-caching": tier in ("device", "host"),
+        "--no-enable-prefix-caching": tier not in ("device", "host"),
+        "--kv-offloading-size": _offloaded_gib(rollout, pool),
+        "--enforce-eager": not rollout.cuda_graphs,
+        "--speculative-config": _speculation(pool),
+        "--kv-transfer-config": {
+            "kv_connector": "NixlConnector",
+            "kv_role": ROLES[pool.role],
+        }
+        if rollout.disaggregated
+        else None,
+    }
+
+
+def _offloaded_gib(rollout: Rollout, pool: PoolSpec) -> float | None:
+    """Host memory for cached prefixes, of all ranks of one engine together."""
+    if rollout.prefix_tier != "host" or pool.role == "decode":
+        return None
+    ranks = pool.degree("tp_a") * pool.degree("pp")
+    return round(rollout.prefix_host_bytes * ranks / 2**30, 1) or None
+
+
+def _speculation(pool: PoolSpec) -> dict[str, Any] | None:
+    drafting = pool.drafting
+    if drafting is None:
+        return None
+    if drafting.model is None:
+        return {"method": "mtp", "num_speculative_tokens": drafting.tokens}
+    return {
+        "method": "draft_model",
+        "model": drafting.model,
+        "num_speculative_tokens": drafting.tokens,
+        "draft_tensor_parallel_size": drafting.tp,
+    }

@@ -1,0 +1,45 @@
+"""What a query may be deployed on: runtimes, and the engine that each runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+RuntimeTarget = Literal["vllm", "sglang", "trtllm", "dynamo", "llm-d"]
+
+TARGETS: tuple[RuntimeTarget, ...] = ("vllm", "sglang", "trtllm", "dynamo", "llm-d")
+"""Targets of `planner deploy`; the last two orchestrate engines on Kubernetes."""
+
+OWN_ENGINE: dict[str, str] = {
+    "vllm": "vllm",
+    "sglang": "sglang",
+    "trtllm": "trtllm",
+    "llm-d": "vllm",
+}
+"""The engine of targets that run but one; Dynamo runs any."""
+
+
+def engine_of(target: str, engine: str) -> str:
+    """The engine that a target runs.
+
+    Args:
+        engine: the plan's, which a target that runs any takes.
+    """
+    return OWN_ENGINE.get(target, engine)
+
+
+def overlaps_halves(engine: str, *, drafts: bool, images: bool, recurrent: bool) -> bool:
+    """Whether an engine's overlap of two half batches goes with the rest of a query.
+
+    vLLM refuses it with speculation, with multimodal and with hybrid models.
+    """
+    return engine != "vllm" or not (drafts or images or recurrent)
+
+
+def is_amd(device: str) -> bool:
+    """Whether a device is one of AMD's, by its name."""
+    return device.startswith("mi") and device[2:3].isdigit()
+
+
+def runs_on(engine: str, device: str) -> bool:
+    """Whether an engine runs on a device: TensorRT-LLM on NVIDIA's alone."""
+    return engine != "trtllm" or not is_amd(device)
