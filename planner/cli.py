@@ -10,6 +10,7 @@ import typer
 
 from planner.cli_calibrate import calibrate
 from planner.cli_catalog import batch, fleet
+from planner.cli_doctor import doctor
 from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
@@ -302,6 +303,7 @@ def devices(
 app.command()(calibrate)
 app.command()(ui)
 app.add_typer(whatif, name="whatif")
+app.command()(doctor)
 app.add_typer(perfdb, name="perfdb")
 
 
