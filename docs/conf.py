@@ -24,6 +24,8 @@ html_title = f"planner {release}"
 html_static_path = ["_static"]
 html_math_renderer = "mathml"
 html_copy_source = False
+html_show_copyright = False
+html_css_files = ["equations.css"]
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3

@@ -298,12 +298,14 @@ def _with_bar(run: Callable[[Progress], Report]) -> Report:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
+    aside = Console(stderr=True)
     with Bar(
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True),
+        console=aside,
         transient=True,
+        disable=not aside.is_terminal,
     ) as bar:
         task = bar.add_task("", total=1.0)
         return run(lambda share, text: bar.update(task, completed=share, description=text))

@@ -16,7 +16,7 @@ def _inline(translator: Any, node: nodes.math) -> None:
 
 def _display(translator: Any, node: nodes.math_block) -> None:
     body = convert(node.astext(), display="block")
-    translator.body.append(f'<div class="math">{body}</div>\n')
+    translator.body.append(f'<div class="equation">{body}</div>\n')
     raise nodes.SkipNode
 
 
