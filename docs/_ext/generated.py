@@ -11,9 +11,16 @@ from sphinx.application import Sphinx
 
 from perfmodel.deployments import COLUMNS
 from planner.cli import app as planner_app
-from planner.schema import fields
+from planner.schema import KINDS, fields, file_model
 
 FOLDER = Path("reference")
+
+GUIDES = {
+    "query": ("The query", "query.md"),
+    "catalog": ("Whole catalogs", "catalogs.md"),
+    "mix": ("Requests by size", "catalogs.md#requests-by-size"),
+}
+"""A kind of file -> the page that tells how to write one."""
 
 
 def commands() -> Iterator[tuple[str, Any]]:
@@ -67,6 +74,28 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def fields_text(kind: str) -> str:
+    """A page of the fields of a kind of file, in Markdown."""
+    name = "" if kind == "query" else f" {kind}"
+    rows = (
+        f"| `{path}` | {_cell(default)} | {_cell(text)} |"
+        for path, default, text in fields(file_model(kind))
+    )
+    return "\n".join(
+        [
+            f"# Fields of a {kind}",
+            "",
+            f"What `planner schema{name}` prints; with `--json` it prints the JSON Schema. "
+            f"The guide to them is [{GUIDES[kind][0]}](../guide/{GUIDES[kind][1]}).",
+            "",
+            "| field | default | meaning |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
 def _write(app: Sphinx) -> None:
     folder = Path(app.srcdir) / FOLDER
     commands_page = "\n".join(
@@ -77,20 +106,6 @@ def _write(app: Sphinx) -> None:
             "(terminal.md) are the same for all.",
             "",
             *(command_text(name, command) for name, command in commands()),
-        ]
-    )
-    rows = (f"| `{path}` | {_cell(default)} | {_cell(text)} |" for path, default, text in fields())
-    query_page = "\n".join(
-        [
-            "# Fields of a query",
-            "",
-            "What `planner schema` prints; `planner schema --json` is the JSON Schema. A guide to "
-            "them is in [The query](../guide/query.md).",
-            "",
-            "| field | default | meaning |",
-            "|---|---|---|",
-            *rows,
-            "",
         ]
     )
     rows_page = "\n".join(
@@ -105,7 +120,8 @@ def _write(app: Sphinx) -> None:
             "",
         ]
     )
-    pages = {"commands.md": commands_page, "query.md": query_page, "rows.md": rows_page}
+    pages = {"commands.md": commands_page, "rows.md": rows_page}
+    pages |= {f"{kind}.md": fields_text(kind) for kind in KINDS}
     for name, text in pages.items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:

@@ -43,7 +43,7 @@ def text_of(page: Path) -> str:
 
 
 def test_reference_has_every_command_and_field(built: Path) -> None:
-    from planner.schema import fields
+    from planner.schema import KINDS, fields, file_model
 
     sys.path.insert(0, str(DOCS / "_ext"))
     try:
@@ -55,9 +55,10 @@ def test_reference_has_every_command_and_field(built: Path) -> None:
     assert "planner perfdb collect" in names
     for name in names:
         assert name in page
-    query = text_of(built / "reference" / "query.html")
-    for path, _, _ in fields():
-        assert path in query
+    for kind in KINDS:
+        page = text_of(built / "reference" / f"{kind}.html")
+        for path, _, _ in fields(file_model(kind)):
+            assert path in page
 
 
 def test_pages_ask_nothing_of_the_network(built: Path) -> None:

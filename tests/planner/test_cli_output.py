@@ -98,6 +98,8 @@ def test_examples_are_commands_with_their_options(name: str) -> None:
         "models deepseek-ai/DeepSeek-V3",
         "devices",
         "schema",
+        "schema catalog",
+        "devices h100_sxm",
         "tco h100_sxm b200_sxm",
         "doctor",
         "perfdb list",
