@@ -12,6 +12,8 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +55,20 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     value = getattr(importlib.import_module(f"planner.{_HOMES[name]}"), name)
-    # Importing planner.solve has just bound the module to this name.
     globals()[name] = value
     return value
+
+
+class _Face(ModuleType):
+    """The package, in which `solve` is the function also after something imported `planner.solve`.
+
+    Importing a module binds it to its name in the package, over the function of that name.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _HOMES and isinstance(value, ModuleType):
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face

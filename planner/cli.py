@@ -11,10 +11,11 @@ import typer
 from planner.cli_calibrate import calibrate
 from planner.cli_catalog import batch, fleet
 from planner.cli_deploy import deploy
+from planner.cli_doctor import doctor
 from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
 from planner.cli_perfdb import console as _console
 from planner.cli_perfdb import fail as _fail
-from planner.cli_progress import progress_bar
+from planner.cli_progress import Verbose, progress_bar
 from planner.cli_tco import tco
 from planner.cli_ui import ui
 from planner.cli_verify import verify
@@ -29,7 +30,9 @@ INFEASIBLE = 3
 app = typer.Typer(
     name="planner",
     help="The cheapest fleet that serves an LLM under an SLO, and how sure that is.\n\n"
-    "Exit status: 0 solved, 2 bad input, 3 no fleet serves the query.",
+    "Exit status: 0 done, 1 an installation is not in order (doctor), 2 bad input, 3 no fleet "
+    "serves the query, 130 interrupted.\n\n"
+    "Example: planner solve examples/text_agent_llama3_70b.yaml",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -70,6 +73,7 @@ def solve(
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Print the decision alone, in a few lines.")
     ] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Find the cheapest fleet for a query.
 
@@ -90,7 +94,7 @@ def solve(
     try:
         asked = load_query(query, target=target)
         options = {"search": search, "seed": seed, "trials": trials, "storage": storage}
-        plan = _solve(asked, options, search_path or [], perfdb_path or [])
+        plan = _solve(asked, options, search_path or [], perfdb_path or [], verbose)
         from planner.plan import write_plan
 
         if json is not None:
@@ -98,7 +102,7 @@ def solve(
         if yaml is not None:
             write_plan(plan, yaml)
         if report is not None:
-            _report(plan.to_dict(), asked, report, search_path or [], perfdb_path or [])
+            _report(plan.to_dict(), asked, report, search_path or [], perfdb_path or [], verbose)
     except InputError as error:
         _fail(_located(error, query), _status(error))
     from planner.report import headline, print_plan
@@ -111,12 +115,16 @@ def solve(
 
 
 def _solve(
-    query: Query, options: dict[str, Any], search_path: list[Path], perfdb_path: list[Path]
+    query: Query,
+    options: dict[str, Any],
+    search_path: list[Path],
+    perfdb_path: list[Path],
+    verbose: bool,
 ) -> Plan:
     from perfmodel.database import PerfStore
     from planner.solve import solve as find
 
-    with progress_bar() as progress:
+    with progress_bar(verbose) as progress:
         return find(
             query,
             **options,
@@ -127,14 +135,19 @@ def _solve(
 
 
 def _report(
-    plan: dict[str, Any], query: Query, path: Path, search_path: list[Path], perfdb: list[Path]
+    plan: dict[str, Any],
+    query: Query,
+    path: Path,
+    search_path: list[Path],
+    perfdb: list[Path],
+    verbose: bool,
 ) -> None:
     """Write the page of a plan; the fronts are searched for it."""
     from perfmodel.database import PerfStore
     from planner.web.report import fronts_of, write_report
 
     store = PerfStore(perfdb)
-    with progress_bar() as progress:
+    with progress_bar(verbose) as progress:
         fronts = fronts_of(query, search_path, store, progress)
     write_report(plan, fronts, path, search_path, store)
 
@@ -145,6 +158,7 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    verbose: Verbose = False,
 ) -> None:
     """Write a page of HTML about a plan, as `solve --report` does.
 
@@ -161,7 +175,7 @@ def report(
     try:
         data = read_plan(plan)
         query = Query.model_validate(data.get("query"))
-        _report(data, query, out, search_path or [], perfdb_path or [])
+        _report(data, query, out, search_path or [], perfdb_path or [], verbose)
     except ValidationError as error:
         _fail(f"{plan}: not a complete plan: {error.errors()[0]['msg']}", BAD_INPUT)
     except InputError as error:
@@ -246,8 +260,9 @@ def models(
             _fail(str(error), BAD_INPUT)
         return
     table = Table(box=None)
-    for column in ("model", "parameters", "active", "weights"):
-        table.add_column(column, overflow="fold", no_wrap=column == "model")
+    table.add_column("model", overflow="fold")
+    for column in ("parameters", "active", "weights"):
+        table.add_column(column, no_wrap=True)
     for name in catalog():
         shipped = load_model(name)
         table.add_row(
@@ -313,6 +328,7 @@ def devices(
 app.command()(calibrate)
 app.command()(ui)
 app.add_typer(whatif, name="whatif")
+app.command()(doctor)
 app.add_typer(perfdb, name="perfdb")
 
 

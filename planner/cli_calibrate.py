@@ -47,11 +47,13 @@ def calibrate(
     from perfmodel.correction import dump_corrections
     from perfmodel.errors import InputError
     from perfmodel.validation import cross_validate, fit_engines, fitted_to, held_out, serve_all
+    from planner.plan import atomic_write
 
     aside = Console(stderr=True)
 
     def shown(items: Sequence[Row]) -> Iterable[Row]:
-        return track(items, "reading", console=aside, transient=True)
+        silent = not aside.is_terminal
+        return track(items, "reading", console=aside, transient=True, disable=silent)
 
     def refused(reason: str) -> None:
         typer.echo(f"left out: {reason}", err=True)
@@ -61,9 +63,9 @@ def calibrate(
     try:
         served = serve_all(rows, refused, shown)
         fitted = fit_engines(served)
+        atomic_write(out, dump_corrections(fitted, COMMENT))
     except InputError as error:
         fail(str(error))
-    out.write_text(dump_corrections(fitted, COMMENT))
     for engine, modes in fitted_to(served).items():
         count = sum(modes.values())
         parts = ", ".join(f"{number:,} {mode}" for mode, number in modes.items())

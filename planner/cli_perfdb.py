@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 
-perfdb = typer.Typer(help="The measured-performance database.", no_args_is_help=True)
+perfdb = typer.Typer(
+    help="The measured-performance database.\n\nExample: planner perfdb list", no_args_is_help=True
+)
 
 SearchPath = Annotated[
     list[Path] | None,
@@ -44,7 +46,10 @@ def perfdb_list(
         list[Path] | None, typer.Argument(help="Folders before the shipped one.")
     ] = None,
 ) -> None:
-    """List measured tables: device, engine, version, rows."""
+    """List measured tables: device, engine, version, rows.
+
+    Example: planner perfdb list my_tables
+    """
     from rich.table import Table
 
     from perfmodel.database import PerfStore
@@ -73,7 +78,10 @@ def perfdb_import(
         str | None, typer.Option(help="aiconfigurator or vidur; by default what is found.")
     ] = None,
 ) -> None:
-    """Import measured operator tables of others; use them with `solve --perfdb`."""
+    """Import measured operator tables of others; use them with `solve --perfdb`.
+
+    Example: planner perfdb import site-packages/aiconfigurator_core my_tables
+    """
     from perfmodel.database import import_aiconfigurator, import_vidur
     from perfmodel.errors import InputError
     from planner.perfdb_report import imported_table
@@ -162,7 +170,12 @@ def perfdb_check(
 
     Rows that cannot well be true are warnings: more than 10 % faster than their roofline, or
     more than twice as slow as the next larger call along the token axis.
+
+    Example: planner perfdb check my_tables
     """
+    from rich.padding import Padding
+    from rich.text import Text
+
     from perfmodel.database.coverage import check_folder
     from perfmodel.database.store import SHIPPED
     from perfmodel.errors import InputError
@@ -188,7 +201,7 @@ def perfdb_check(
                     problems.append(found.problem)
                 for warning in doubts:
                     warnings += 1
-                    typer.echo(f"    warning: {warning}")
+                    console().print(Padding(Text(f"warning: {warning}"), (0, 0, 0, 4)))
         except InputError as error:
             problems.append(str(error))
     typer.echo(
@@ -285,12 +298,14 @@ def _with_bar(run: Callable[[Progress], Report]) -> Report:
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
+    aside = Console(stderr=True)
     with Bar(
         BarColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}", markup=False),
-        console=Console(stderr=True),
+        console=aside,
         transient=True,
+        disable=not aside.is_terminal,
     ) as bar:
         task = bar.add_task("", total=1.0)
         return run(lambda share, text: bar.update(task, completed=share, description=text))

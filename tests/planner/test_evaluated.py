@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -163,7 +164,7 @@ def test_many_queries_take_one_search_for_each_engine(
         searches.append(asked)
         return original(asked, **options)
 
-    monkeypatch.setattr("planner.solve.evaluate", counted)
+    monkeypatch.setattr(sys.modules["planner.solve"], "evaluate", counted)
     queries = [
         query(),
         query(workload={"qps": 90}),

@@ -391,8 +391,9 @@ def test_a_target_that_leaves_room_for_one_sequence_is_noted(solved: Solved) -> 
     assert not any("one sequence" in note for note in loose.notes)
 
 
-def test_the_package_offers_its_names_to_a_fresh_interpreter() -> None:
-    code = "from planner import Plan, Query, load_query, solve; print(callable(solve))"
+@pytest.mark.parametrize("before", ["", "import planner.solve; ", "import planner.web.report; "])
+def test_the_package_offers_its_names_to_a_fresh_interpreter(before: str) -> None:
+    code = before + "from planner import Plan, Query, load_query, solve; print(callable(solve))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "True"
 
