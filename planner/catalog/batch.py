@@ -23,7 +23,7 @@ from perfmodel.database import PerfStore
 from perfmodel.database.importing import write_table
 from perfmodel.database.store import SHIPPED as SHIPPED_TABLES
 from perfmodel.errors import ConfigError, InputError
-from planner.catalog.families import families_of
+from planner.catalog.families import families_of, sharing_fleets
 from planner.catalog.services import Service
 from planner.digest import digest, question
 from planner.evaluated import Evaluated, evaluate
@@ -32,7 +32,7 @@ from planner.problem import resolve
 from planner.query import Query
 from planner.solve import answer
 
-SCHEMA = "planner.result/1"
+SCHEMA = "planner.result/2"
 
 OVER_TIME = "over_time"
 """Where a result has its families, if the service's demand changes over time."""
@@ -84,8 +84,8 @@ class Result:
 
     Attributes:
         plan: as `Plan.to_dict` writes it; its alternatives are all fleets that none of
-            the others beats in the devices of every type. Of a demand over time it is the plan
-            of the peak, with the families of `planner.catalog.families` at `OVER_TIME`.
+            the others beats in the hosts and devices of every type. Of a demand over time it is
+            the plan of the peak, with the families of `planner.catalog.families` at `OVER_TIME`.
         error: what is wrong with the query, or which limit no fleet meets.
         computed: in this run, not found.
     """
@@ -254,6 +254,7 @@ def _solve(service: Service, settings: Settings) -> Answer:
     try:
         found = _evaluated(service.query, settings)
         data = answer(found, all_fleets=True).to_dict()
+        data["alternatives"] = [*data["alternatives"], *sharing_fleets(found)]
         if service.demand is not None:
             data[OVER_TIME] = families_of(found, service.demand)
     except InputError as error:

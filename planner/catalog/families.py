@@ -60,6 +60,26 @@ def families_of(evaluated: Evaluated, demand: Demand) -> dict[str, Any]:
     }
 
 
+def sharing_fleets(evaluated: Evaluated) -> list[dict[str, Any]]:
+    """Fleets that leave more of their hosts to other services, as `planner solve` writes them.
+
+    A service by itself takes whole hosts, however few of their devices it needs. These are the
+    fleets that take fewer devices of some type than those which take the fewest hosts.
+    """
+    qps = evaluated.query.workload.qps
+    if qps == "max":
+        return []
+    filling = evaluated.fleets(qps)
+    filling = [filling[i] for i in unbeaten(filling)]
+    small = _by_device(evaluated).fleets(qps)
+    sized = [_sized(evaluated, small[i], qps) for i in unbeaten(small)]
+    both = [*filling, *(choice for choice in sized if choice)]
+    kept = _worthwhile([[choice] for choice in both])
+    return [
+        asdict(assess(evaluated.space_of(both[i]), both[i], qps)) for i in kept if i >= len(filling)
+    ]
+
+
 def _at_all(
     evaluated: Evaluated, found: Iterable[tuple[float, Choice]], demands: Sequence[float]
 ) -> list[tuple[float, list[Choice]]]:

@@ -105,8 +105,9 @@ def taken(
         for device, world, replicas in pools:
             if device != key[0]:
                 continue
-            if share and world < size and size % world == 0 and size & (size - 1) == 0:
-                # Sizes that divide one another and the host leave no gaps in it.
+            if share and world < size and size % world == 0 and world & (world - 1) == 0:
+                # Powers of two divide one another: where they divide the host too, in the order
+                # of their size they leave no gaps in it.
                 devices[i] += world * replicas
             else:
                 own[world] = own.get(world, 0) + replicas

@@ -25,9 +25,11 @@ from planner.catalog import (
     digest_of,
     load_catalog,
     local_processes,
+    plan_fleet,
     run_batch,
     write_result,
 )
+from planner.catalog.families import sharing_fleets
 from planner.evaluated import evaluate
 from planner.solve import solve
 
@@ -95,8 +97,25 @@ def test_one_search_answers_all_that_differ_in_demand_and_prices(
     for service, result in zip(found, results, strict=True):
         if result.plan is not None:
             alone = solve(service.query, all_fleets=True).to_dict()
+            alone["alternatives"] = [
+                *alone["alternatives"],
+                *sharing_fleets(evaluate(service.query)),
+            ]
             del alone["search"]["seconds"]
             assert result.plan == alone
+
+
+def test_services_that_need_few_devices_get_them_on_one_host(
+    catalog_file: CatalogFile, tmp_path: Path, here: Executor
+) -> None:
+    """Each alone takes a whole host, and whatever fills it; together they need not."""
+    query = {"search": {"max_replica_devices": 8}}
+    small = {name: {**query, "workload": {"qps": qps}} for name, qps in (("a", 2), ("b", 3))}
+    catalog, _ = load_catalog(catalog_file(services=small))
+    results = run_batch(catalog.services, tmp_path / "out", Settings(), here, 1, quiet)
+    found = plan_fleet(catalog, results)
+    assert [h.hosts for h in found.hosts] == [1]
+    assert found.usd_per_hour == pytest.approx(found.alone_usd_per_hour / 2)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"schema": "other"}', "[1]", "\x00"])

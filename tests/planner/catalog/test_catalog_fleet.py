@@ -54,6 +54,16 @@ def test_small_replicas_of_different_services_share_hosts(catalog_file: CatalogF
         assert found.gap == pytest.approx(0.0, abs=1e-9)
 
 
+def test_racks_of_72_are_shared_too(catalog_file: CatalogFile) -> None:
+    rack = fleet("gb200_nvl72", 8, 2)
+    rack["hosts"][0]["devices_per_host"] = 72
+    services = {name: {"devices": ["gb200_nvl72"]} for name in ("a", "b")}
+    found = plan_fleet(
+        load_catalog(catalog_file(services=services))[0], [result(name, rack) for name in services]
+    )
+    assert [(h.hosts, h.used_devices) for h in found.hosts] == [(1, 32)]
+
+
 def test_scarce_devices_and_the_way_out(catalog_file: CatalogFile) -> None:
     results = [
         result("a", fleet("h100_sxm", 8, 2), fleet("a100_sxm", 8, 6)),
