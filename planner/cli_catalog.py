@@ -204,12 +204,12 @@ def _mix(
 
 def _read(path: Path, search_path: Sequence[Path] | None) -> Catalog:
     """The catalog; what is wrong with single services is said and stops nothing."""
-    from planner.catalog import check_prices, load_catalog
+    from planner.catalog import check_devices, load_catalog
 
     catalog, errors = load_catalog(path)
     for error in errors:
         typer.echo(f"error: {error}", err=True)
-    check_prices(catalog, search_path or ())
+    check_devices(catalog, search_path or ())
     return catalog
 
 

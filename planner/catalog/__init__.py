@@ -29,7 +29,7 @@ from planner.catalog.fleet import (
     write_fleet,
 )
 from planner.catalog.over_time import plan_over_time
-from planner.catalog.placing import check_prices
+from planner.catalog.placing import check_devices
 from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.services import Catalog, Service, load_catalog
 
@@ -43,7 +43,7 @@ __all__ = [
     "ScheduledFleet",
     "Service",
     "Settings",
-    "check_prices",
+    "check_devices",
     "dask_cluster",
     "digest_of",
     "load_catalog",

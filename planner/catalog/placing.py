@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import ConfigError, InputError
+from perfmodel.hardware import load_device
 from planner.catalog.assignment import Supply
 from planner.catalog.services import ANYWHERE, Catalog, Service
 from planner.fleet import hosts_needed
@@ -25,7 +26,7 @@ def offers_of(
     """The devices that services may use, by type and region; one price and host for each.
 
     Raises:
-        ConfigError: services disagree on a device.
+        ConfigError: services disagree on a device, or one inventory is of several regions.
     """
     found: dict[Key, tuple[Offer, str]] = {}
     for service in services:
@@ -39,21 +40,58 @@ def offers_of(
                         f"{service.source}: {field} of {offer.device.name} is {mine:g}, "
                         f"but {other:g} in {first}: services of a region share their hosts"
                     )
+    _check_regions(catalog, list(found))
     return {key: offer for key, (offer, _) in found.items()}
 
 
-def check_prices(catalog: Catalog, search_path: Sequence[Path]) -> None:
-    """Refuse a price of a device that no service may use, before anything is solved.
+def _check_regions(catalog: Catalog, keys: Sequence[Key]) -> None:
+    """Refuse an inventory that several regions would each have for themselves."""
+    for (device, region), count in catalog.inventory.items():
+        if region != ANYWHERE or not count:
+            continue
+        where = sorted(
+            r for d, r in keys if d == device and (r == ANYWHERE or (d, r) not in catalog.inventory)
+        )
+        if len(where) > 1:
+            named = ", ".join(r or "no region" for r in where)
+            raise ConfigError(
+                f"{catalog.sources.get(f'inventory.{device}', 'inventory')}: {count} {device} for "
+                f"services in several regions ({named}); expected a count for each region"
+            )
+
+
+def check_devices(catalog: Catalog, search_path: Sequence[Path]) -> None:
+    """Refuse prices and inventories that concern no service, before anything is solved.
+
+    An inventory may be of a known device that no service uses.
 
     Raises:
-        ConfigError: with file, line and the devices that there are.
+        ConfigError: with file, line and what there is; also of an inventory of several regions.
     """
-    names: set[str] = set()
-    for service in catalog.services if catalog.prices else ():
+    keys: set[Key] = set()
+    for service in catalog.services if catalog.prices or catalog.inventory else ():
         try:
-            names |= {offer.device.name for offer in resolve(service.query, search_path).offers}
+            offers = resolve(service.query, search_path).offers
         except InputError:  # said where the service is solved
             return
+        keys |= {(offer.device.name, service.region) for offer in offers}
+    _check_regions(catalog, sorted(keys))
+    names, regions = {name for name, _ in keys}, {region for _, region in keys}
+    for name, region in catalog.inventory:
+        where = catalog.sources.get(f"inventory.{name}", "inventory")
+        if name not in names:
+            try:
+                load_device(name, search_path)
+            except InputError:
+                raise ConfigError(
+                    f"{where}: no device is called {name}; services may use "
+                    f"{', '.join(sorted(names))}"
+                ) from None
+        if region not in (ANYWHERE, *regions):
+            raise ConfigError(
+                f"{where}: no service is in region {region}; expected one of "
+                f"{', '.join(sorted(regions - {ANYWHERE})) or 'none'}"
+            )
     for name in catalog.prices:
         if name not in names:
             raise ConfigError(

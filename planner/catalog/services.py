@@ -60,8 +60,8 @@ class CatalogFile(BaseModel):
     services: dict[str, ServiceEntry] = Field(min_length=1, description="Services by name.")
     inventory: dict[str, HostCount | dict[str, HostCount]] = Field(
         default={},
-        description="Devices at hand by type, for all services together, or by type and region; "
-        "unlimited where not given.",
+        description="Devices at hand by type, for all services together, or by type and region "
+        "(`h100_sxm: {eu: 16, us: 8}`) where they are in several; unlimited where not given.",
     )
     headroom: float = Field(
         default=0.0, ge=0, description="Share by which more than the demand is planned for."
@@ -166,7 +166,11 @@ def load_catalog(path: Path) -> tuple[Catalog, list[ConfigError]]:
         file.together,
         file.prices,
         file.autoscaling,
-        {f"prices.{name}": document.where(("prices", name)) for name in file.prices},
+        {
+            f"{field}.{name}": document.where((field, name))
+            for field in ("prices", "inventory")
+            for name in getattr(file, field)
+        },
     )
     return catalog, errors
 

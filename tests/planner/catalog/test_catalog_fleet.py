@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,15 @@ import yaml
 from typer.testing import CliRunner
 from typer.testing import Result as Ran
 
-from perfmodel.errors import InputError
-from planner.catalog import Current, Result, load_catalog, plan_fleet, read_current
+from perfmodel.errors import ConfigError, InputError
+from planner.catalog import (
+    Current,
+    Result,
+    check_devices,
+    load_catalog,
+    plan_fleet,
+    read_current,
+)
 from planner.cli import app
 
 CatalogFile = Callable[..., Path]
@@ -92,6 +100,30 @@ def test_regions_do_not_share(catalog_file: CatalogFile) -> None:
         ("h100_sxm", "eu", 1),
         ("h100_sxm", "us", 1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("inventory", "message"),
+    [
+        ({"h100_sxm": 8}, "8 h100_sxm for services in several regions (eu, us)"),
+        ({"h100": 8}, "no device is called h100; services may use a100_sxm, h100_sxm"),
+        ({"h100_sxm": {"eu": 8, "uk": 8}}, "no service is in region uk; expected one of eu, us"),
+    ],
+)
+def test_an_inventory_that_would_not_hold_is_refused(
+    catalog_file: CatalogFile, inventory: dict[str, Any], message: str
+) -> None:
+    services = {"a": {**TWO, "region": "eu"}, "b": {**TWO, "region": "us"}}
+    catalog, _ = load_catalog(catalog_file(services=services, inventory=inventory))
+    with pytest.raises(
+        ConfigError, match=rf"catalog.yaml:\d+: inventory\.\w+: {re.escape(message)}"
+    ):
+        check_devices(catalog, ())
+    if message.startswith("8"):
+        with pytest.raises(ConfigError, match="several regions"):
+            plan_fleet(catalog, [result(name, fleet("h100_sxm", 2, 1)) for name in services])
+    some = catalog_file(services=services, inventory={"h100_sxm": {"eu": 8, "us": 0}, "l40s": 8})
+    check_devices(load_catalog(some)[0], ())
 
 
 def test_what_runs_stays_where_moving_costs_more(catalog_file: CatalogFile, tmp_path: Path) -> None:
