@@ -58,7 +58,9 @@ class DemandChoice(Strict):
     """A service's demand over time, as a catalog states it."""
 
     mean_qps: Positive | None = Field(
-        default=None, description="Requests/s of the mean slot, to which the shape is scaled."
+        default=None,
+        description="Requests/s in the mean over all time, to which the shape is scaled: of a "
+        "curve or a trace, whatever the slots and the `trace_window`.",
     )
     peak_qps: Positive | None = Field(
         default=None, description="Requests/s of the busiest slot, to which the shape is scaled."
@@ -203,6 +205,7 @@ def demand_over_time(
     note = ""
     if choice.hourly is not None:
         shape = np.repeat(np.array(choice.hourly, dtype=float), round(HOUR_S / slot_s))
+        mean = float(shape.mean())
     elif choice.trace is not None:
         window_s = slot_s if choice.trace_window is None else choice.trace_window
         if window_s > slot_s or not np.isclose(slot_s / window_s, round(slot_s / window_s)):
@@ -212,15 +215,17 @@ def demand_over_time(
             )
         trace = read_trace(folder / Path(choice.trace).expanduser())
         shape, note = trace.qps(slot_s, window_s), trace.describe(slot_s)
+        mean = trace.mean_qps(slot_s)
     else:
         assert choice.peak_to_trough is not None
-        shape = _cosine(choice.peak_to_trough, choice.peak_hour, slot_s)
+        shape, mean = _cosine(choice.peak_to_trough, choice.peak_hour, slot_s), 1.0
         if choice.scaled_by_workload:
             if workload_qps is None:
                 raise ValueError("expected mean_qps or peak_qps, or workload.qps as the mean")
-            shape = shape * (workload_qps / shape.mean())
+            shape = shape * workload_qps
+    # Slots have their greatest demand: they are scaled by the mean of what they are taken from.
     if choice.mean_qps is not None:
-        shape = shape * (choice.mean_qps / shape.mean())
+        shape = shape * (choice.mean_qps / mean)
     if choice.peak_qps is not None:
         shape = shape * (choice.peak_qps / shape.max())
     return Demand(tuple(_rounded(q) for q in shape.tolist()), slot_s, note)

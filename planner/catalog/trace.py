@@ -45,7 +45,6 @@ class Trace:
         """
         first = int(self.arrivals_s[0] // slot_s)
         counts = self._counts(slot_s, window_s)
-        long_s = self.arrivals_s[-1] - self.arrivals_s[0]
         period_s = WEEK_S if len(counts) * slot_s >= WEEK_S else DAY_S
         period = round(period_s / slot_s)
         if len(counts) < period:
@@ -53,7 +52,7 @@ class Trace:
                 f"{self.path}: covers {len(counts) * slot_s / 3600:g} h; expected arrivals in "
                 "every hour of a day, from 00:00 to 24:00 UTC, or of a week"
             )
-        if len(counts) == period + 1 and long_s <= period_s:
+        if self._goes_round(len(counts), slot_s):
             # It ends in the slot in which it began, of which each end has a part.
             counts[0] += counts[-1]
             counts = counts[:-1]
@@ -62,6 +61,17 @@ class Trace:
         busiest = np.zeros(period)
         np.maximum.at(busiest, slots % period, rates)
         return busiest
+
+    def mean_qps(self, slot_s: float) -> float:
+        """Requests/s in the mean over the slots that it covers, no busiest ones chosen."""
+        slots = len(self._counts(slot_s, slot_s))
+        return len(self.arrivals_s) / ((slots - self._goes_round(slots, slot_s)) * slot_s)
+
+    def _goes_round(self, slots: int, slot_s: float) -> bool:
+        """Whether a whole day (week) ends in the slot of it in which it began."""
+        long_s = float(self.arrivals_s[-1] - self.arrivals_s[0])
+        period_s = WEEK_S if slots * slot_s >= WEEK_S else DAY_S
+        return slots == round(period_s / slot_s) + 1 and long_s <= period_s
 
     def dispersion(self, slot_s: float) -> float:
         """Variance of the counts by minute over their mean, in slots: 1 for Poisson arrivals."""

@@ -50,8 +50,14 @@ def test_a_curve_has_its_peak_at_its_hour_and_its_ratio(
 
 
 def test_a_curve_has_its_mean() -> None:
-    assert demand(mean_qps=5, peak_to_trough=4).mean == pytest.approx(5.0)
-    assert demand(workload_qps=5, peak_to_trough=4).mean == pytest.approx(5.0)
+    """Of the curve, whatever the slots: its peak is `1 + (r - 1) / (r + 1)` times the mean."""
+    for slot_s in (3600.0, 900.0, 300.0):
+        for found in (
+            demand(slot_s, mean_qps=5, peak_to_trough=4),
+            demand(slot_s, workload_qps=5, peak_to_trough=4),
+        ):
+            assert found.peak == pytest.approx(8.0)
+            assert 5.0 < found.mean <= 5.0 + 3.0 * slot_s / 3600.0 / 10
     flat = demand(mean_qps=5, peak_to_trough=1)
     assert set(flat.qps) == {5.0}
     noon = demand(peak_qps=5, peak_to_trough=2)
@@ -100,6 +106,13 @@ def test_a_trace_is_counted_by_hour(tmp_path: Path) -> None:
     busiest = demand_over_time(choice, None, 3600.0, tmp_path)
     assert busiest.qps[3] == pytest.approx(4 / 300)
     assert all(b >= q for b, q in zip(busiest.qps, found.qps, strict=True))
+    # Its busiest windows are above its mean, which is what is stated.
+    twice = DemandChoice.model_validate(
+        {"trace": path.name, "trace_window": "5min", "mean_qps": 2 * 300 / 86400}
+    )
+    assert demand_over_time(twice, None, 3600.0, tmp_path).qps == pytest.approx(
+        [2 * q for q in busiest.qps]
+    )
     scaled = DemandChoice(trace=path.name, peak_qps=48)
     assert demand_over_time(scaled, None, 3600.0, tmp_path).qps == pytest.approx(
         [2.0 * (h + 1) for h in range(24)]
