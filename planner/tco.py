@@ -101,16 +101,40 @@ def break_even_utilization(costs: Costs, tdp_w: float, rent_usd_per_hour: float)
     return utilization if utilization <= 1.0 else None
 
 
-def payback_years(costs: Costs, tdp_w: float, rent_usd_per_hour: float) -> float:
+def break_even_reserved(costs: Costs, tdp_w: float, rent_usd_per_hour: float) -> float | None:
+    """Utilization up to which owning is cheaper than a reserved device; None if it never is.
+
+    Whoever reserves pays in hours without work too, in which an owned device draws less power.
+
+    Args:
+        rent_usd_per_hour: of a device that is in order, paid round the clock.
+    """
+    rate = usd_per_w_hour(costs)
+    idle = device_power_w(costs, tdp_w, 0) * rate
+    busy = device_power_w(costs, tdp_w, costs.load) * rate
+    # (fixed + idle) / availability + (busy - idle) utilization = rent
+    least = (sum(_by_the_calendar(costs, tdp_w).values()) + idle) / costs.availability
+    if rent_usd_per_hour < least:
+        return None
+    return min((rent_usd_per_hour - least) / (busy - idle), 1.0) if busy > idle else 1.0
+
+
+def payback_years(
+    costs: Costs, tdp_w: float, rent_usd_per_hour: float, *, reserved: bool = False
+) -> float:
     """Years after which a device has cost less than renting one for as long; inf if never.
 
     Interest is paid on what is not yet earned back, and what the device is then worth is left
     out. The device has work for its availability times its utilization.
+
+    Args:
+        reserved: the rent is paid in hours without work too.
     """
     used = costs.availability * costs.utilization
     terms = usd_per_device_hour(costs, tdp_w)
     running = sum(usd for name, usd in terms.items() if name not in ("depreciation", "interest"))
-    saved = (rent_usd_per_hour - running) * used * HOURS_PER_YEAR
+    rented = costs.availability if reserved else used
+    saved = (rent_usd_per_hour * rented - running * used) * HOURS_PER_YEAR
     capex, rate = costs.capex_usd or 0.0, costs.interest_per_year
     if capex == 0:
         return 0.0 if saved >= 0 else inf

@@ -19,6 +19,7 @@ from planner.problem import PRICES, Offer
 from planner.query_costs import AMOUNTS
 from planner.tco import (
     HOURS_PER_YEAR,
+    break_even_reserved,
     break_even_utilization,
     device_power_w,
     payback_years,
@@ -159,19 +160,30 @@ def _rents(device: Device, costs: Costs) -> Table | Text:
     if not rents:
         return Text("no rented price is known")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for i, name in enumerate(("rented at", "", "of", "cheaper owned from", "paid back in")):
+    for i, name in enumerate(("rented at", "", "of", "cheaper owned", "paid back in")):
         table.add_column(name, justify="right" if i in (0, 3, 4) else "left")
     for price in rents:
-        least = break_even_utilization(costs, device.tdp_w, _usd(price))
-        years = payback_years(costs, device.tdp_w, _usd(price))
+        reserved = price["kind"] == "reserved"
+        years = payback_years(costs, device.tdp_w, _usd(price), reserved=reserved)
         table.add_row(
             f"${_usd(price):.2f}",
             price["kind"],
             f"{price['provider']}, {price['date']}",
-            "never" if least is None else f"{least:.0%} of hours",
+            _cheaper_owned(device, costs, _usd(price), reserved=reserved),
             f"{years:.1f} years" if years <= MOST_YEARS else "never",
         )
     return table
+
+
+def _cheaper_owned(device: Device, costs: Costs, rent: float, *, reserved: bool) -> str:
+    """At which utilization; reserved devices are paid in hours without work too."""
+    if not reserved:
+        least = break_even_utilization(costs, device.tdp_w, rent)
+        return "never" if least is None else f"from {least:.0%} of hours"
+    most = break_even_reserved(costs, device.tdp_w, rent)
+    if most is None:
+        return "never"
+    return "at any use" if most == 1.0 else f"to {most:.0%} of hours"
 
 
 MOST_YEARS = 30.0

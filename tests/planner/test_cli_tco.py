@@ -46,7 +46,10 @@ def test_owning_beside_renting() -> None:
     assert result.exit_code == 0, result.output
     for part in ("h100_sxm: $", "l40s: $", "Lenovo LP2368", "depreciation", "electricity"):
         assert part in result.stdout
-    assert re.search(r"\$10\.00 +on-demand +Oracle Cloud, 2026-09-18 +\d+% of hours", result.stdout)
+    assert re.search(
+        r"\$10\.00 +on-demand +Oracle Cloud, 2026-09-18 +from \d+% of hours", result.stdout
+    )
+    assert re.search(r"\$2\.65 +reserved +neocloud survey, 2026-06-26 +at any use", result.stdout)
     assert re.search(r"utilization +50 % +query", result.stdout)
     assert re.search(r"pue +1\.54 +Uptime Institute", result.stdout)
 

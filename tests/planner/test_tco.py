@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from planner.costs import Costs
 from planner.tco import (
+    break_even_reserved,
     break_even_utilization,
     device_power_w,
     payback_years,
@@ -188,6 +189,16 @@ def test_a_device_pays_back_by_what_it_saves(costs: Costs, rent: float) -> None:
     assert worth == pytest.approx(costs.capex_usd, rel=1e-5)
 
 
+@given(COSTS, st.floats(0.01, 100.0))
+def test_a_reserved_device_is_paid_without_work_too(costs: Costs, rent: float) -> None:
+    """An hour of it costs the same used or not; one owned costs its price in the used share."""
+    most = break_even_reserved(costs, TDP_W, rent)
+    for utilization in (0.01, 0.3, 1.0):
+        owned = price(replace(costs, utilization=utilization)) * utilization
+        if abs(owned - rent) > 1e-6 * rent:
+            assert (owned < rent) == (most is not None and utilization <= most)
+
+
 def test_against_renting_by_hand() -> None:
     # 1.85 an hour in all; of it 1.70 by the calendar, 0.15 of electricity (idle 0.03).
     assert break_even_utilization(BY_HAND, TDP_W, 1.85) == pytest.approx(1.0)
@@ -197,6 +208,12 @@ def test_against_renting_by_hand() -> None:
     # Renting at 5.85 costs 5 an hour more than running an owned device does.
     assert payback_years(BY_HAND, TDP_W, 5.85) == pytest.approx(43_800 / (5 * 8760))
     assert payback_years(BY_HAND, TDP_W, 0.85) == inf
+    # Of two hours of rent one would have no work; in it the owned device draws 0.03.
+    half = replace(BY_HAND, utilization=0.5)
+    saved = payback_years(half, TDP_W, 2.925, reserved=True)
+    assert saved == pytest.approx(payback_years(half, TDP_W, 5.85))
+    assert break_even_reserved(BY_HAND, TDP_W, 1.85) == pytest.approx(1.0)
+    assert break_even_reserved(BY_HAND, TDP_W, 1.72) is None
     gift = replace(BY_HAND, capex_usd=0.0)
     assert payback_years(gift, TDP_W, 0.36) == 0.0
     assert payback_years(gift, TDP_W, 0.34) == inf
