@@ -36,6 +36,9 @@ LOAD_TOLERANCE = 1e-6
 GAP_TOLERANCE = 1e-6
 """Share of the price up to which HiGHS takes a bound for met."""
 
+SHARES_TOLERANCE = 0.01
+"""By which the shares of all buckets may miss 1: they may be rounded."""
+
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Matrix = Annotated[
     tuple[Annotated[tuple[Number, ...], Field(min_length=1)], ...], Field(min_length=1)
@@ -66,7 +69,8 @@ class MelangeFile(Strict):
     """Mélange's input."""
 
     workload_distribution: Matrix = Field(
-        description="Share of the requests by input length (rows) and output length (columns)."
+        description="Share of the requests by input length (rows) and output length (columns); "
+        "1 in all."
     )
     gpu_info: Annotated[
         Annotated[dict[str, DeviceEntry], Field(min_length=1), Tag("dict")]
@@ -237,6 +241,12 @@ def read_melange(path: Path) -> MixProblem:
     if not shares.any():
         where = document.where(("workload_distribution",))
         raise ConfigError(f"{where}: expected a share above zero in some bucket")
+    if abs(shares.sum() - 1.0) > SHARES_TOLERANCE:
+        where = document.where(("workload_distribution",))
+        raise ConfigError(
+            f"{where}: expected shares that add up to 1, got {shares.sum():.6g} together: "
+            f"total_request_rate would not be the total"
+        )
     served = np.any([device.qps > 0 for device in devices.values()], axis=0)
     for row, column in np.argwhere((shares > 0) & ~served):
         where = document.where(("workload_distribution", int(row), int(column)))

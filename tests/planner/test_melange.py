@@ -209,6 +209,16 @@ def test_a_bucket_that_nothing_serves() -> None:
         cheapest_mix(problem_of([[1.0, 1.0]], [[[1, 0]]], [1]))
 
 
+def test_shares_are_of_all_requests(tmp_path: Path) -> None:
+    """Percentages would be a hundred times the stated demand."""
+    rounded = written(tmp_path, changed(workload_distribution=[[0.5, 0.25], [0.248, 0]]))
+    assert read_melange(rounded).qps.sum() == pytest.approx(8.0, rel=0.01)
+    for shares, total in (([[50, 25], [25, 0]], "100"), ([[0.5, 0.25], [0, 0]], "0.75")):
+        path = written(tmp_path, changed(workload_distribution=shares))
+        with pytest.raises(ConfigError, match=f"shares that add up to 1, got {total} together"):
+            read_melange(path)
+
+
 def test_gpu_info_as_a_list_is_the_same_question(tmp_path: Path) -> None:
     listed = [{"name": name, **entry} for name, entry in SMALL["gpu_info"].items()]
     one = read_melange(written(tmp_path, SMALL))
