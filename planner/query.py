@@ -590,7 +590,7 @@ def _resolve_path(value: str, info: ValidationInfo, suffixes: tuple[str, ...]) -
     return value
 
 
-def load_query(path: Path, *, target: str | None = None) -> Query:
+def load_query(path: Path | str, *, target: str | None = None) -> Query:
     """Read and validate a query file.
 
     Args:
@@ -599,7 +599,7 @@ def load_query(path: Path, *, target: str | None = None) -> Query:
     Raises:
         ConfigError: file, line, field and what was expected, one line per mistake.
     """
-    document = read_yaml(path)
+    document = read_yaml(Path(path))
     if target is not None and isinstance(document.data, dict):
         document = replace(document, data={**document.data, "target": target})
     return validate(document, Query)

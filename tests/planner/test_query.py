@@ -50,7 +50,7 @@ def refused(folder: Path, text: str) -> str:
 
 
 def test_a_good_file(tmp_path: Path) -> None:
-    query = load_query(written(tmp_path, GOOD))
+    query = load_query(str(written(tmp_path, GOOD)))
     assert query.workload.qps == 20
     assert query.workload.input_tokens.mean == 1000
     assert query.slo.ttft is not None
