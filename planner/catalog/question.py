@@ -19,6 +19,7 @@ from planner.catalog.placing import Key, devices_of, offers_of, pool_plans, supp
 from planner.catalog.scheduling import Schedule, schedule
 from planner.catalog.services import Catalog, Service
 from planner.problem import Offer
+from planner.tco import usd_per_device_hour
 
 FloatArray = NDArray[np.float64]
 
@@ -87,14 +88,17 @@ def ask(
 def _rented(catalog: Catalog, key: Key, offer: Offer) -> tuple[Supply, Rental]:
     """Hosts at the price of reserved ones, and how they are had on demand.
 
-    Owned ones are paid round the clock. What no price says of is rented by the slot.
+    Owned ones are paid round the clock, so that their price has no hours without work in it. What
+    no price says of is rented by the slot.
     """
     supply = supply_of(catalog, key, offer)
     prices = catalog.prices.get(key[0])
-    if prices is None:
-        owned = offer.owned_usd_per_hour is not None
-        return supply, Rental(None if owned else supply.usd_per_host_hour)
     size = supply.host_devices
+    if prices is None:
+        if offer.owned_usd_per_hour is None:
+            return supply, Rental(supply.usd_per_host_hour)
+        always = usd_per_device_hour(replace(offer.costs, utilization=1.0), offer.device.tdp_w)
+        return replace(supply, usd_per_host_hour=size * sum(always.values())), Rental(None)
     on_demand = None if prices.on_demand is None else size * prices.on_demand
     least = max(catalog.autoscaling.slots(prices.minimum), 1)
     return replace(supply, usd_per_host_hour=size * prices.reserved), Rental(on_demand, least)

@@ -191,6 +191,17 @@ def test_without_prices_what_is_rented_is_paid_by_the_slot_and_what_is_owned_is_
     assert found.usd_per_hour == pytest.approx(8 * offer.usd_per_device_hour * hosts)
 
 
+def test_hours_without_work_of_owned_devices_are_not_paid_twice() -> None:
+    """Their assumed utilization is in their price by the hour of work; all hours are paid here."""
+    paid = []
+    for utilization in (1.0, 0.5):
+        device = {"name": "h100_sxm", "cost": {"capex": 30000, "utilization": utilization}}
+        query = Query.model_validate({**SMALL, "devices": [device]})
+        one = replace(service("0", DAY), query=query)
+        paid.append(plan_over_time(Catalog((one,), {}), [result(one)]).usd_per_hour)
+    assert paid[1] == pytest.approx(paid[0])
+
+
 def test_a_night_without_demand_has_no_replicas() -> None:
     found = planned([0.0] * 20 + [2.0] * 4, reserved=1.9)
     assert found.services[0].pools[0].replicas == (0,) * 20 + (2,) * 4
@@ -411,7 +422,7 @@ def test_bad_demand_leaves_other_services(catalog_file: CatalogFile, tmp_path: P
     assert [s.name for s in catalog.services] == ["good", "like"]
     for found in catalog.services:
         assert found.demand is not None
-        assert found.demand.mean == pytest.approx(3.0)
+        assert found.demand.peak == pytest.approx(3.0 * 4 / 3)
         assert found.query.workload.qps == found.demand.peak
     said = [str(error) for error in errors]
     assert "services.count.demand.hourly: expected 24 or 168 numbers, got 2" in said[0]
@@ -433,7 +444,7 @@ def test_a_demand_is_inherited_and_scaled_where_it_has_no_scale(catalog_file: Ca
     catalog, errors = load_catalog(catalog_file(services=services))
     found = {s.name: s.demand for s in catalog.services}
     assert found["curve"] is not None
-    assert found["curve"].mean == pytest.approx(8)
+    assert found["curve"].peak == pytest.approx(8 * 3 / 2)
     assert found["more"] == found["curve"]
     assert found["own"] is not None
     assert found["own"].qps == tuple(map(float, SHAPE))
