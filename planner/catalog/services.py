@@ -238,7 +238,7 @@ def _service(name: str, file: CatalogFile, document: Document) -> Service:
             more = demand.peak
         workload = parsed.workload.model_copy(update={"qps": more})
         parsed = parsed.model_copy(update={"workload": workload})
-    return Service(name, _priced(parsed, file), region or ANYWHERE, where, demand)
+    return Service(name, _priced(parsed, file, where), region or ANYWHERE, where, demand)
 
 
 def _demand(owner: str, file: CatalogFile, fields: Mapping[str, Any], document: Document) -> Demand:
@@ -272,11 +272,16 @@ def _mapping(fields: Mapping[str, Any] | None, name: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _priced(query: Query, file: CatalogFile) -> Query:
+def _priced(query: Query, file: CatalogFile, where: str) -> Query:
     """The query at the catalog's prices: what is not reserved costs no less."""
     devices = []
     for device in query.devices:
         prices = file.prices.get(device.name) or file.prices.get(Path(device.name).stem)
+        if prices and device.cost is not None:
+            raise ConfigError(
+                f"{where}: {device.name} has a cost (owned), and rented prices in the catalog; "
+                "expected one of them"
+            )
         price = {"usd_per_device_hour": prices.least} if prices else {}
         devices.append(device.model_copy(update=price))
     return query.model_copy(update={"devices": tuple(devices)})

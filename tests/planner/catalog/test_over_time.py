@@ -202,6 +202,14 @@ def test_hours_without_work_of_owned_devices_are_not_paid_twice() -> None:
     assert paid[1] == pytest.approx(paid[0])
 
 
+def test_a_device_is_owned_or_rented(catalog_file: CatalogFile) -> None:
+    owned = {"devices": [{"name": "h100_sxm", "cost": {"capex": 30000}}]}
+    path = catalog_file(services={"a": owned, "b": {}}, prices={"h100_sxm": {"reserved": 2.7}})
+    catalog, (error,) = load_catalog(path)
+    assert [s.name for s in catalog.services] == ["b"]
+    assert "services.a: h100_sxm has a cost (owned), and rented prices" in str(error)
+
+
 def test_a_night_without_demand_has_no_replicas() -> None:
     found = planned([0.0] * 20 + [2.0] * 4, reserved=1.9)
     assert found.services[0].pools[0].replicas == (0,) * 20 + (2,) * 4
