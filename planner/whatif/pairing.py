@@ -200,6 +200,10 @@ def _named(line: Line) -> str:
     return f"{hosts_name(line.choice)}: {pools}"
 
 
+_Cache = tuple[int, str]
+"""Where prefixes lie, of the places that are tried, and the format: both pools' are the same."""
+
+
 def _at_scale(market: Market, first: str, second: str) -> Costs:
     """Devices per request/s of single-type and mixed fleets, whole replicas and hosts apart.
 
@@ -208,28 +212,28 @@ def _at_scale(market: Market, first: str, second: str) -> Costs:
     not counted.
     """
     names = {market.offer_name(first): 0, market.offer_name(second): 1}
-    least: dict[tuple[str, int, str], float] = {}
-    blocks = (block for _, block in found_by_tier(market.evaluated))
-    for found in (one for block in blocks for one in block):
-        place = names.get(found.offer.device.name)
-        if place is None or len(found) == 0:
-            continue
-        key = (found.role, place, found.precision.kv)
-        least[key] = min(least.get(key, np.inf), _devices_per_qps(found))
-    formats = sorted({kv for _, _, kv in least})
+    least: dict[tuple[str, int, _Cache], float] = {}
+    for tier, (_, block) in enumerate(found_by_tier(market.evaluated)):
+        for found in block:
+            place = names.get(found.offer.device.name)
+            if place is None or len(found) == 0:
+                continue
+            key = (found.role, place, (tier, found.precision.kv))
+            least[key] = min(least.get(key, np.inf), _devices_per_qps(found))
+    caches = sorted({cache for _, _, cache in least})
 
-    def of(role: str, place: int, kv: str) -> float:
-        return least.get((role, place, kv), np.inf)
+    def of(role: str, place: int, cache: _Cache) -> float:
+        return least.get((role, place, cache), np.inf)
 
     def pools(prefill: int, decode: int) -> list[tuple[float, float]]:
-        """Devices of both pools, whose caches have one format, by format."""
-        both = [(of("prefill", prefill, kv), of("decode", decode, kv)) for kv in formats]
+        """Devices of both pools, whose caches are alike, by cache."""
+        both = [(of("prefill", prefill, cache), of("decode", decode, cache)) for cache in caches]
         return [pair for pair in both if np.isfinite(pair).all()]
 
     alone = [
         min(
             [p + d for p, d in pools(place, place)]
-            + [of("continuous", place, kv) for kv in formats],
+            + [of("continuous", place, cache) for cache in caches],
             default=np.inf,
         )
         for place in (0, 1)

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
-from planner.evaluated import Evaluated
+from planner.evaluated import Evaluated, evaluate
+from planner.large_fleet import large_fleets
 from planner.query import Query
 from planner.rates import matched_qps
 from planner.whatif.fields import with_values
@@ -133,3 +135,22 @@ def test_bad_questions(evaluated: Evaluated, make_query: Callable[..., Query]) -
     one = make_query(devices=["h100_sxm", "l40s"], workload={"qps": 100}, runtime="continuous")
     with pytest.raises(InputError, match=r"runtime: .*disaggregated"):
         pairing(evaluated.under(one), "h100_sxm", "l40s")
+
+
+def test_pools_at_scale_have_their_prefixes_in_one_place(
+    make_query: Callable[..., Query], store: PerfStore
+) -> None:
+    """As fleets have them: without a target for first tokens both say the same."""
+    query = make_query(
+        devices=["h100_sxm", "l40s"],
+        workload={"qps": 100, "prefix_cache_hit": 0.5},
+        slo={"ttit": "30ms"},
+        prefix_cache={"tier": "auto", "tokens": "400k"},
+    )
+    both = evaluate(query, store=store)
+    assert len(both.runs) > 1
+    scale = pairing(both, "h100_sxm", "l40s").scale
+    fleets = large_fleets(both)
+    for name, devices in (("h100_sxm", scale.first), ("l40s", scale.second)):
+        alone = [1.0 / f.qps_per_device for f in fleets if set(f.devices) == {name}]
+        assert devices == pytest.approx(min(alone))
