@@ -66,6 +66,7 @@ class Costs:
     def best_ratio(self) -> float | None:
         """At which the saving is greatest: where both single types cost the same.
 
+        None where only one serves alone: the dearer that is, the more pairing saves.
         Below it the best fleet of one type costs `first r`, and no mixed fleet's price rises as
         fast; above, that price stays while mixed ones rise.
         """
@@ -90,15 +91,22 @@ class Costs:
         return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
 
     def to_dict(self, ratio: float, levels: Sequence[float]) -> dict[str, Any]:
-        """Plain data; savings at a ratio, and ratios at which they exceed levels."""
-        best = self.best_ratio
+        """Plain data; savings at a ratio, and ratios at which they exceed levels.
+
+        None: no saving to tell, or (the upper end of ratios) no end.
+        """
+        best, today = self.best_ratio, float(self.saving(ratio)) if self.mixed else np.nan
         return {
             "devices_alone": [None if np.isinf(n) else n for n in (self.first, self.second)],
             "mixed": [{"devices": [a, b], "fleet": name} for a, b, name in self.mixed],
-            "saving_today": float(self.saving(ratio)) if best else None,
+            "saving_today": today if np.isfinite(today) else None,
             "best_ratio": best,
             "largest_saving": float(self.saving(best)) if best else None,
-            "ratios_by_saving": {f"{level:g}": self.region(level) for level in levels},
+            "ratios_by_saving": {
+                f"{level:g}": region and [end if np.isfinite(end) else None for end in region]
+                for level in levels
+                for region in [self.region(level)]
+            },
         }
 
     def fleet(self, ratio: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
@@ -18,6 +21,7 @@ from planner.query import Query
 from planner.rates import matched_qps
 from planner.whatif.fields import with_values
 from planner.whatif.pairing import Costs, Pairing, bands, pairing
+from planner.whatif.report import print_pairing
 
 DEVICES = st.floats(1.0, 50.0)
 COSTS = st.builds(
@@ -125,6 +129,23 @@ def test_plain_data_says_where_it_pays(found: Pairing) -> None:
     assert data["devices"] == ["h100_sxm", "l40s"]
     for basis in ("whole_hosts", "at_scale"):
         assert data[basis]["largest_saving"] >= data[basis]["saving_today"]
+
+
+def test_where_one_type_alone_serves_pairing_may_still_save() -> None:
+    """Of 24 first devices alone, or 16 with 8 of the second: it saves from equal prices on."""
+    costs = Costs(24.0, np.inf, ((16.0, 8.0, "both"),))
+    data = costs.to_dict(3.0, [0.0])
+    assert data["saving_today"] == pytest.approx(1 - 56 / 72)
+    assert data["ratios_by_saving"] == {"0": [1.0, None]}
+    assert costs.best_ratio is None
+    json.dumps(data, allow_nan=False)
+    hosts = Pairing("a", "b", (3.0, 1.0), 60.0, costs, Costs(24.0, np.inf, ()))
+    console = Console(file=io.StringIO(), width=100)
+    print_pairing(hosts, console)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert "only a serves alone; pairing saves 22.2% today" in said
+    assert "no pairing to compare: served by a alone" in said
 
 
 def test_bad_questions(evaluated: Evaluated, make_query: Callable[..., Query]) -> None:
