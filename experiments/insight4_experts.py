@@ -147,6 +147,21 @@ def kept(rows: Sequence[dict[str, Any]], model: str, ttit_ms: float) -> float | 
     return ratio(own[SIZES[-1]], own[SIZES[0]])
 
 
+def leads(rows: Sequence[dict[str, Any]], ttit_ms: float) -> tuple[float | None, float | None]:
+    """The mixture's lead on the fewest devices and on the most, where either may be replicas.
+
+    Each then takes replicas of as many devices as serve most per device.
+    """
+    own = [row for row in rows if row["TTIT ms"] == ttit_ms]
+
+    def best(model: str, devices: int) -> float | None:
+        rates = [row[model] for row in own if row["devices"] <= devices and row[model] is not None]
+        return max(rates, default=None)
+
+    few, many = (ratio(best("mixture", n), best("dense", n)) for n in (SIZES[0], SIZES[-1]))
+    return few, many
+
+
 def prefill_rows(dense: pl.DataFrame, mixture: pl.DataFrame) -> list[dict[str, Any]]:
     """Prompts on one host of eight: dense TP8, the mixture's experts by TP8 or EP8."""
     eight = pl.col("role") == "prefill", degrees(tp_a=8, cp_a=1, dp_a=1, pp=1)
@@ -270,6 +285,7 @@ def main() -> None:
     alone = [f"{row['TTIT ms']} ms" for row in pair if row["dense"] is None]
     held = {t: kept(scaling, "mixture", t) for t in SHOWN_MS}
     lost = {t: kept(scaling, "dense", t) for t in SHOWN_MS}
+    lead = {t: leads(scaling, t) for t in SHOWN_MS}
     at_even = {t: expert_gain(even, t) for t in TTIT_MS}
     skewed = {t: expert_gain(mixtures[EXPONENTS[-1]], t) for t in TTIT_MS}
 
@@ -297,6 +313,15 @@ def main() -> None:
             "the dense model keeps less than half",
             listed(lost) + " (dash: it serves nothing on 8 or on 128)",
             all(v is None or v < HALF for v in lost.values()),
+        ),
+        Check(
+            "the mixture's lead grows by a tenth or more from 8 to 128 devices, where either model "
+            "may also be replicas on fewer devices",
+            ", ".join(
+                f"{t} ms {insight.cell(few)} to {insight.cell(many)}"
+                for t, (few, many) in lead.items()
+            ),
+            all(few is None or (many or 0.0) >= 1.1 * few for few, many in lead.values()),
         ),
         Check(
             "tokens even: expert parallelism beats the best layout without it, per device",

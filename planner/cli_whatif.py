@@ -282,7 +282,7 @@ def catalog(
     Example: planner whatif catalog examples/catalogs/three_services.yaml --results results
     --inventory h100_sxm=16,24,32 --price h200_sxm=x0.5,x1
     """
-    from planner.catalog import Settings, load_catalog, local_processes, run_batch
+    from planner.catalog import Settings, check_prices, load_catalog, local_processes, run_batch
     from planner.whatif.axes import read_options
     from planner.whatif.catalog import answer_catalog, catalog_host_prices
     from planner.whatif.catalog_report import grid_rows, host_rows, print_rows
@@ -293,11 +293,15 @@ def catalog(
         read, errors = load_catalog(services)
         for error in errors:
             typer.echo(f"error: {error}", err=True)
+        check_prices(read, search_path or ())
         settings = Settings(
             search_path=tuple(search_path or ()), perfdb_path=tuple(perfdb_path or ())
         )
         with local_processes(None) as (executor, count), progress_bar() as progress:
             solved = run_batch(read.services, results, settings, executor, count, progress)
+        left_out = [result for result in solved if result.plan is None]
+        for result in left_out:
+            typer.echo(f"error: {result.name}: left out: {result.error}", err=True)
         places, limit = search_path or [], seconds
         if axes:
             cells = answer_catalog(read, solved, axes, search_path=places, limit_s=limit)
@@ -309,7 +313,7 @@ def catalog(
         if json is not None:
             write_data("catalog", {"rows": rows}, json)
         _show("A catalog's fleet, if", partial(print_rows, rows), None, report)
-    if errors or all(row["usd_per_hour"] is None for row in rows):
+    if errors or left_out or all(row["usd_per_hour"] is None for row in rows):
         raise typer.Exit(INFEASIBLE)
 
 

@@ -16,12 +16,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.kv_transfer import receiver_columns
 from planner.candidates import Candidates
 from planner.dominance import nondominated
 from planner.evaluated import Evaluated
 from planner.pairing import KINDS
 from planner.sweep import Space
-from planner.transfer import transfer_s
+from planner.transfer import cache_splits, transfer_s
 
 FloatArray = NDArray[np.float64]
 IndexArray = NDArray[np.intp]
@@ -145,13 +146,15 @@ def along(evaluated: Evaluated, against: Against, kinds: Sequence[str] = KINDS) 
             for pool in pools:
                 if pool.role == "continuous":
                     yield from _continuous(space, pool, against)
-        first = [_fewer_prefill(space, pool, against) for pool in pools if pool.role == "prefill"]
-        last = [_fewer_decode(pool) for pool in pools if pool.role == "decode"]
-        for prefill in first:
-            for decode in last:
+        first = [(p, _fewer_prefill(space, p, against)) for p in pools if p.role == "prefill"]
+        last = [(p, _fewer_decode(p)) for p in pools if p.role == "decode"]
+        for prefill, few_prefill in first:
+            for decode, few_decode in last:
                 kind = kind_of((prefill.offer.device.name, decode.offer.device.name))
                 if kind in kinds and prefill.precision.kv == decode.precision.kv:
-                    yield from _paired(space, prefill, decode, against)
+                    rough = list(_paired(space, few_prefill, few_decode, against))
+                    others = _worth_pairing(space, prefill, decode, against, rough)
+                    yield from _paired(space, *others, against)
 
 
 def _continuous(space: Space, pool: Candidates, against: Against) -> Iterator[Fleets]:
@@ -197,16 +200,71 @@ def _fewer_prefill(space: Space, pool: Candidates, against: Against) -> Candidat
     usd = usd_per_hour_per_qps(pool)
     if space.problem.slo.ttft is None and against == "ttit":
         return pool.take(np.array([usd.argmin()]))
-    columns = [usd, *pool.latency_s.T, pool.batch.astype(float)]
-    return pool.take(nondominated(np.stack(columns, axis=1)))
+    return pool.take(nondominated(_prefill_columns(pool)))
+
+
+def _prefill_columns(pool: Candidates) -> FloatArray:
+    columns = [usd_per_hour_per_qps(pool), *pool.latency_s.T, pool.batch.astype(float)]
+    return np.stack(columns, axis=1)
 
 
 def _fewer_decode(pool: Candidates) -> Candidates:
     """Likewise: by price, time between tokens, and what late first tokens wait for."""
+    return pool.take(nondominated(np.stack(_decode_columns(pool), axis=1)))
+
+
+def _decode_columns(pool: Candidates) -> list[FloatArray]:
     columns = [usd_per_hour_per_qps(pool), pool.ttit_s]
-    if np.any(pool.iteration_s != pool.ttit_s):
-        columns.append(pool.iteration_s)
-    return pool.take(nondominated(np.stack(columns, axis=1)))
+    return columns if np.all(pool.iteration_s == pool.ttit_s) else [*columns, pool.iteration_s]
+
+
+def _worth_pairing(
+    space: Space, prefill: Candidates, decode: Candidates, against: Against, rough: list[Fleets]
+) -> tuple[Candidates, Candidates]:
+    """The candidates that may belong to fleets as good as known ones, or better.
+
+    Each is given the cheapest and fastest partner, and a transfer that takes no time. Of those
+    left, how they split a cache is compared too: it decides how long it takes to send.
+    """
+    if space.problem.slo.ttft is None and against == "ttit":
+        return _fewer_prefill(space, prefill, against), _fewer_decode(decode)
+    latency = np.concatenate([np.zeros(0), *(known.latency_s for known in rough)])
+    price = np.concatenate([np.zeros(0), *(known.usd_per_hour_per_qps for known in rough)])
+    order = np.argsort(latency)
+    bar = np.concatenate([[np.inf], np.minimum.accumulate(price[order])]) * (1 + 1e-12)
+
+    def hopeful(pool: Candidates, soonest: FloatArray, usd: FloatArray) -> Candidates:
+        known = np.searchsorted(latency[order], soonest * (1 + 1e-12), side="right")
+        return pool.take(np.flatnonzero(usd <= bar[known]))
+
+    handling = space.problem.handling_s(decode.iteration_s, disaggregated=True)
+    in_time = _in_time(space, prefill.latency_s, np.full(len(prefill), handling.min()))
+    prefill = prefill.take(np.flatnonzero(in_time))
+    if len(prefill) == 0:
+        return prefill, decode.take(np.arange(0))
+    usd, beside = usd_per_hour_per_qps(prefill), usd_per_hour_per_qps(decode)
+    by_ttit = against == "ttit"
+    decode = hopeful(
+        decode,
+        decode.ttit_s if by_ttit else prefill.service_s.min() + handling,
+        beside + usd.min(),
+    )
+    if len(decode) == 0:
+        return prefill.take(np.arange(0)), decode
+    beside = usd_per_hour_per_qps(decode)
+    if by_ttit:
+        known = np.searchsorted(latency[order], decode.ttit_s * (1 + 1e-12), side="right")
+        prefill = prefill.take(np.flatnonzero(usd <= (bar[known] - beside).max()))
+    else:
+        prefill = hopeful(prefill, prefill.service_s + handling.min(), usd + beside.min())
+    columns = _prefill_columns(prefill)
+    split = cache_splits(prefill.layouts)[prefill.layout]
+    groups = (np.flatnonzero(split == one) for one in np.unique(split))
+    kept = [rows[nondominated(columns[rows])] for rows in groups]
+    prefill = prefill.take(np.concatenate([np.zeros(0, dtype=np.intp), *kept]))
+    received = receiver_columns(decode.cache_heads, decode.layouts[decode.layout])
+    rows = nondominated(np.stack([*_decode_columns(decode), *received], axis=1))
+    return prefill, decode.take(rows)
 
 
 def _in_time(space: Space, latency_s: FloatArray, delay_s: FloatArray) -> BoolArray:

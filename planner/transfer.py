@@ -134,9 +134,13 @@ def _kinds(
     return found, row, column
 
 
+def cache_splits(layouts: Layouts) -> IntArray:
+    """A number for each way of splitting a cache over devices, (L,)."""
+    return np.asarray((layouts.pp * 4096 + layouts.cp_a) * 4096 + layouts.tp_a)
+
+
 def _splits(layouts: Layouts) -> tuple[Layouts, NDArray[np.intp]]:
-    packed = (layouts.pp * 4096 + layouts.cp_a) * 4096 + layouts.tp_a
-    _, first, index = np.unique(packed, return_index=True, return_inverse=True)
+    _, first, index = np.unique(cache_splits(layouts), return_index=True, return_inverse=True)
     return layouts[first], index.reshape(-1)
 
 

@@ -2,7 +2,8 @@
 
 Services choose again among the plans that a batch has found for each: all fleets that none other
 equals or beats in the hosts of every device type. What these plans serve depends on neither
-inventory nor price.
+inventory nor price. Where anything changes over the day, so does the fleet, and its price is the
+mean (`planner.catalog.over_time`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.errors import InputError
-from planner.catalog import Catalog, CatalogFleet, Result, Service, plan_fleet
+from planner.catalog import (
+    Catalog,
+    CatalogFleet,
+    Result,
+    ScheduledFleet,
+    Service,
+    plan_fleet,
+    plan_over_time,
+)
+from planner.catalog.fleet import HostsPlan
+from planner.catalog.renting import DevicePrices
+from planner.catalog.schedule_plan import HostsSchedule
 from planner.catalog.services import ANYWHERE
 from planner.problem import resolve
 from planner.whatif.axes import Axis, settings_of
-from planner.whatif.fields import NO_LIMIT, device_names, multiple_of, with_values
+from planner.whatif.fields import NO_LIMIT, device_names, is_multiple, multiple_of, with_values
 from planner.whatif.market import TOLERANCE
 from planner.whatif.shadow import first_cheaper
 
@@ -32,24 +44,37 @@ class CatalogCell:
     """One point of a grid, and its fleet; None: the inventories do not suffice, and why."""
 
     labels: Mapping[str, str]
-    fleet: CatalogFleet | None
+    fleet: CatalogFleet | ScheduledFleet | None
     error: str = ""
 
     def row(self) -> dict[str, Any]:
         """The cell as one line of a table."""
         found = self.fleet
-        hosts = [] if found is None else found.hosts
-        named = {}
-        for h in hosts:
-            name = f"{h.device}@{h.region}" if h.region else h.device
-            named[name] = f"{h.hosts} x {h.devices_per_host} {name}"
         return {
             **self.labels,
             "usd_per_hour": None if found is None else found.usd_per_hour,
             "gap": None if found is None else found.gap,
-            "hosts": " + ".join(named.values()),
+            "hosts": " + ".join(map(_hosts_name, found.hosts if found else ())),
             "error": self.error,
         }
+
+
+def _hosts_name(hosts: HostsPlan | HostsSchedule) -> str:
+    """Hosts of one type: `2 x 8 h100_sxm`, or those reserved and the most on demand."""
+    what = f"{hosts.devices_per_host} {hosts.device}"
+    what = f"{what}@{hosts.region}" if hosts.region else what
+    if isinstance(hosts, HostsPlan):
+        return f"{hosts.hosts} x {what}"
+    rented = max(hosts.on_demand)
+    reserved = [f"{hosts.reserved} x {what} reserved"] if hosts.reserved else []
+    return " + ".join(reserved + ([f"up to {rented} x {what} on demand"] if rented else []))
+
+
+def _most_hosts(hosts: HostsPlan | HostsSchedule) -> int:
+    """At any time."""
+    if isinstance(hosts, HostsPlan):
+        return hosts.hosts
+    return hosts.reserved + max(hosts.on_demand)
 
 
 @dataclass(frozen=True)
@@ -101,12 +126,21 @@ def answer_catalog(
     cells = []
     for labels, (changed, repriced) in asked:
         try:
-            found = plan_fleet(changed, repriced, search_path=search_path, limit_s=limit_s)
+            found = _fleet(changed, repriced, search_path, limit_s)
         except InputError as error:
             cells.append(CatalogCell(labels, None, str(error)))
         else:
             cells.append(CatalogCell(labels, found))
     return cells
+
+
+def _fleet(
+    catalog: Catalog, results: Sequence[Result], search_path: Sequence[Path], limit_s: float
+) -> CatalogFleet | ScheduledFleet:
+    """As `planner fleet` finds it."""
+    if catalog.over_time:
+        return plan_over_time(catalog, results, search_path=search_path, limit_s=limit_s)
+    return plan_fleet(catalog, results, search_path=search_path, limit_s=limit_s)
 
 
 def catalog_host_prices(
@@ -124,15 +158,16 @@ def catalog_host_prices(
     if not catalog.inventory:
         raise InputError("inventory: expected a limit on some device, to price")
 
-    def fleet(inventory: Mapping[tuple[str, str], int]) -> CatalogFleet | None:
+    def fleet(inventory: Mapping[tuple[str, str], int]) -> CatalogFleet | ScheduledFleet | None:
         limited = replace(catalog, inventory=inventory)
         try:
-            return plan_fleet(limited, results, search_path=search_path, limit_s=limit_s)
+            return _fleet(limited, results, search_path, limit_s)
         except InputError:
             return None
 
     today = fleet(catalog.inventory)
-    least = inf if today is None else today.usd_per_hour * (1 - TOLERANCE)
+    # Below today's bound: what the solver left unproven is no saving.
+    least = inf if today is None else today.bound_usd_per_hour * (1 - TOLERANCE)
     sizes = _host_devices(catalog, search_path)
     prices = []
     for key, devices in catalog.inventory.items():
@@ -145,7 +180,7 @@ def catalog_host_prices(
         if free is None or free.usd_per_hour >= least:
             prices.append(own)
             continue
-        enough = sum(h.hosts for h in free.hosts if h.device == key[0])
+        enough = sum(_most_hosts(h) for h in free.hosts if h.device == key[0])
 
         def at(hosts: int, key: tuple[str, str] = key, size: int = size) -> float:
             found = fleet({**catalog.inventory, key: hosts * size})
@@ -174,11 +209,14 @@ def _changed(
 ) -> tuple[Catalog, list[Result]]:
     """The catalog with other inventories and prices, and its results at those prices."""
     inventory, services, plans = dict(catalog.inventory), list(catalog.services), list(results)
+    rented = dict(catalog.prices)
     for field, value in changes:
         name, region, what = _parts(catalog, field)
         if what == "inventory":
             _set_inventory(inventory, (name, region), field, value)
             continue
+        if name in rented:
+            rented[name] = _rented(rented[name], region, field, value)
         for i, service in enumerate(services):
             if name in device_names(service.query) and region in (ANYWHERE, service.region):
                 change = (f"devices.{name}.{what}", value)
@@ -186,7 +224,24 @@ def _changed(
                 services[i] = replace(service, query=query)
     prices = {s.name: _prices(s, search_path) for s in services}
     repriced = [_repriced(plan, prices.get(plan.name, {})) for plan in plans]
-    return replace(catalog, services=tuple(services), inventory=inventory), repriced
+    changed = replace(catalog, services=tuple(services), inventory=inventory, prices=rented)
+    return changed, repriced
+
+
+def _rented(prices: DevicePrices, region: str, field: str, value: Any) -> DevicePrices:
+    """A catalog's prices of a device, so many times what they are.
+
+    Raises:
+        InputError: not a factor, or one of a single region.
+    """
+    if region or not is_multiple(value):
+        raise InputError(
+            f"{field}: the catalog's `prices` have it, reserved and on demand, in all regions; "
+            f"expected a factor such as x0.5 of both, without a region, got {value!r}"
+        )
+    reserved = multiple_of(field, prices.reserved, value)
+    on_demand = prices.on_demand and multiple_of(field, prices.on_demand, value)
+    return prices.model_copy(update={"reserved": reserved, "on_demand": on_demand})
 
 
 def _parts(catalog: Catalog, field: str) -> tuple[str, str, str]:

@@ -243,6 +243,8 @@ def _plane(found: Pairing, costs: Costs, title: str) -> Any:
         corners = {0.0, height, *(min(width / r, height) for r in (low, high) if r > 0)}
         for price in sorted(corners):
             ends = {"x": min(low * price, width), "x2": min(high * price, width)}
+            if np.isinf(high):  # no end, also at a price of nothing
+                ends["x2"] = width
             rows.append({"y": price, **ends, "band": band, "piece": piece})
     frame = alt.Chart(data([{"x": 0.0, "x2": width, "y": 0.0, "y2": height}])).mark_rect(
         color=GREY, opacity=0.25

@@ -113,7 +113,7 @@ def with_values(
         known, inner = _look_up(query, path), data
         position = device_names(query).index(path[1]) if path[0] == "devices" else None
         is_price = path[2:] == ["usd_per_device_hour"]
-        if is_price and position is not None and _is_multiple(value):
+        if is_price and position is not None and is_multiple(value):
             choice = query.devices[position]
             known = offer_of(choice, position, query.costs, search_path).usd_per_device_hour
         value = multiple_of(field, known, value)
@@ -216,7 +216,8 @@ def _look_up(query: Query, path: Sequence[str]) -> Any:
     return value
 
 
-def _is_multiple(value: Any) -> bool:
+def is_multiple(value: Any) -> bool:
+    """Whether it is one such as `x0.5`."""
     return isinstance(value, str) and _MULTIPLE.fullmatch(value.strip()) is not None
 
 
@@ -228,7 +229,7 @@ def multiple_of(field: str, known: Any, value: Any) -> Any:
     Raises:
         InputError: the field has no number, or a fraction of what is whole.
     """
-    if not _is_multiple(value):
+    if not is_multiple(value):
         return value
     factor = float(value.strip()[1:])
     if factor <= 0:

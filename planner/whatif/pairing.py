@@ -66,6 +66,7 @@ class Costs:
     def best_ratio(self) -> float | None:
         """At which the saving is greatest: where both single types cost the same.
 
+        None where only one serves alone: the dearer that is, the more pairing saves.
         Below it the best fleet of one type costs `first r`, and no mixed fleet's price rises as
         fast; above, that price stays while mixed ones rise.
         """
@@ -90,15 +91,22 @@ class Costs:
         return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
 
     def to_dict(self, ratio: float, levels: Sequence[float]) -> dict[str, Any]:
-        """Plain data; savings at a ratio, and ratios at which they exceed levels."""
-        best = self.best_ratio
+        """Plain data; savings at a ratio, and ratios at which they exceed levels.
+
+        None: no saving to tell, or (the upper end of ratios) no end.
+        """
+        best, today = self.best_ratio, float(self.saving(ratio)) if self.mixed else np.nan
         return {
             "devices_alone": [None if np.isinf(n) else n for n in (self.first, self.second)],
             "mixed": [{"devices": [a, b], "fleet": name} for a, b, name in self.mixed],
-            "saving_today": float(self.saving(ratio)) if best else None,
+            "saving_today": today if np.isfinite(today) else None,
             "best_ratio": best,
             "largest_saving": float(self.saving(best)) if best else None,
-            "ratios_by_saving": {f"{level:g}": self.region(level) for level in levels},
+            "ratios_by_saving": {
+                f"{level:g}": region and [end if np.isfinite(end) else None for end in region]
+                for level in levels
+                for region in [self.region(level)]
+            },
         }
 
     def fleet(self, ratio: float) -> str:
@@ -200,6 +208,10 @@ def _named(line: Line) -> str:
     return f"{hosts_name(line.choice)}: {pools}"
 
 
+_Cache = tuple[int, str]
+"""Where prefixes lie, of the places that are tried, and the format: both pools' are the same."""
+
+
 def _at_scale(market: Market, first: str, second: str) -> Costs:
     """Devices per request/s of single-type and mixed fleets, whole replicas and hosts apart.
 
@@ -208,28 +220,28 @@ def _at_scale(market: Market, first: str, second: str) -> Costs:
     not counted.
     """
     names = {market.offer_name(first): 0, market.offer_name(second): 1}
-    least: dict[tuple[str, int, str], float] = {}
-    blocks = (block for _, block in found_by_tier(market.evaluated))
-    for found in (one for block in blocks for one in block):
-        place = names.get(found.offer.device.name)
-        if place is None or len(found) == 0:
-            continue
-        key = (found.role, place, found.precision.kv)
-        least[key] = min(least.get(key, np.inf), _devices_per_qps(found))
-    formats = sorted({kv for _, _, kv in least})
+    least: dict[tuple[str, int, _Cache], float] = {}
+    for tier, (_, block) in enumerate(found_by_tier(market.evaluated)):
+        for found in block:
+            place = names.get(found.offer.device.name)
+            if place is None or len(found) == 0:
+                continue
+            key = (found.role, place, (tier, found.precision.kv))
+            least[key] = min(least.get(key, np.inf), _devices_per_qps(found))
+    caches = sorted({cache for _, _, cache in least})
 
-    def of(role: str, place: int, kv: str) -> float:
-        return least.get((role, place, kv), np.inf)
+    def of(role: str, place: int, cache: _Cache) -> float:
+        return least.get((role, place, cache), np.inf)
 
     def pools(prefill: int, decode: int) -> list[tuple[float, float]]:
-        """Devices of both pools, whose caches have one format, by format."""
-        both = [(of("prefill", prefill, kv), of("decode", decode, kv)) for kv in formats]
+        """Devices of both pools, whose caches are alike, by cache."""
+        both = [(of("prefill", prefill, cache), of("decode", decode, cache)) for cache in caches]
         return [pair for pair in both if np.isfinite(pair).all()]
 
     alone = [
         min(
             [p + d for p, d in pools(place, place)]
-            + [of("continuous", place, kv) for kv in formats],
+            + [of("continuous", place, cache) for cache in caches],
             default=np.inf,
         )
         for place in (0, 1)

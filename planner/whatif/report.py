@@ -113,18 +113,23 @@ def print_pairing(found: Pairing, console: Console) -> None:
 
 
 def _print_costs(costs: Costs, found: Pairing, console: Console) -> None:
-    ratio = costs.best_ratio
-    if ratio is None:
-        alone = [
-            n
-            for n, c in ((found.first, costs.first), (found.second, costs.second))
-            if c != float("inf")
-        ]
+    sides = ((found.first, costs.first), (found.second, costs.second))
+    alone = [name for name, devices in sides if devices != float("inf")]
+    if not costs.mixed:
         console.print(f"no pairing to compare: served by {', '.join(alone) or 'neither'} alone")
         return
-    most, today = float(costs.saving(ratio)), float(costs.saving(found.today_ratio))
-    console.print(f"best pairing at ratio {ratio:.3g}: {_saved(most)}; today {_saved(today)}")
-    console.print(f"  {costs.fleet(ratio)}")
+    if not alone:
+        console.print("neither serves alone, both together do:")
+        console.print(f"  {costs.fleet(found.today_ratio)}")
+        return
+    ratio, today = costs.best_ratio, float(costs.saving(found.today_ratio))
+    if ratio is None:
+        console.print(f"only {alone[0]} serves alone; pairing {_saved(today)} today")
+        console.print(f"  {costs.fleet(found.today_ratio)}")
+    else:
+        most = float(costs.saving(ratio))
+        console.print(f"best pairing at ratio {ratio:.3g}: {_saved(most)}; today {_saved(today)}")
+        console.print(f"  {costs.fleet(ratio)}")
     table = _table("saves more than", "ratio from", "to", right=("ratio from", "to"))
     for level in LEVELS:
         region = costs.region(level)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -74,6 +74,34 @@ def test_nothing_cheaper_is_in_time() -> None:
     assert own.ttft_s <= 0.22
     assert price.min() < own.usd_per_hour_per_qps
     assert own.usd_per_hour_per_qps == pytest.approx(price[ttft_s <= 0.22].min(), rel=1e-6)
+
+
+@pytest.mark.parametrize("against", ["ttft", "ttit"])
+@pytest.mark.parametrize("devices", [("h100_sxm", "h100_sxm"), ("l40s", "h100_sxm")])
+def test_no_pair_is_ahead_of_the_front(
+    found: Evaluated, against: Literal["ttft", "ttit"], devices: tuple[str, str]
+) -> None:
+    """Also where another split of the cache, by a dearer candidate, is sent sooner."""
+    narrow = found.under(query("150ms"))
+    prefill, decode = (
+        next(c for c in narrow.candidates if c.role == role and c.offer.device.name == device)
+        for role, device in zip(("prefill", "decode"), devices, strict=True)
+    )
+    decode = decode.take(np.argsort(decode.batch, kind="stable")[::7])
+    handling = narrow.problem.handling_s(decode.iteration_s, disaggregated=True)
+    ttft_s = prefill.service_s[:, None] + handling + transfer_s(narrow.problem, prefill, decode)
+    price = usd_per_hour_per_qps(prefill)[:, None] + usd_per_hour_per_qps(decode)
+    latency_s = ttft_s if against == "ttft" else np.broadcast_to(decode.ttit_s, price.shape)
+    rows = front(narrow, against)
+    rows = rows.filter(
+        (rows["devices"] == " + ".join(dict.fromkeys(devices))) & (rows["kind"] != "continuous")
+    )
+    known = rows.select(f"{against}_s", "usd_per_hour_per_qps").to_numpy()
+    for latency in np.geomspace(latency_s.min(), latency_s.max(), 60):
+        pairs = price[(ttft_s <= 0.15) & (latency_s <= latency)]
+        if len(pairs):
+            reached = known[known[:, 0] <= latency * (1 + 1e-9), 1]
+            assert reached.min() <= pairs.min() * (1 + 1e-9)
 
 
 def test_without_a_target_they_end_the_fronts(found: Evaluated) -> None:

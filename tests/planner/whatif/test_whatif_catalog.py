@@ -150,3 +150,45 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     bad = CliRunner().invoke(app, [*arguments, "--price", "mi300x=1"])
     assert bad.exit_code == 2
     assert "no service may use mi300x" in re.sub(r"\s+", " ", bad.output)
+
+
+def test_of_a_day_it_is_what_the_fleet_over_time_is(tmp_path: Path) -> None:
+    path, out = tmp_path / "catalog.yaml", tmp_path / "answer.json"
+    fields = {
+        "defaults": {**QUERY, "devices": ["h100_sxm"]},
+        "services": {
+            name: {"demand": {"peak_qps": 400, "peak_to_trough": 8, "peak_hour": hour}}
+            for name, hour in (("day", 14), ("night", 2))
+        },
+        "prices": {"h100_sxm": {"reserved": 2.0, "on_demand": 2.5}},
+        "inventory": {"h100_sxm": 64},
+    }
+    path.write_text(yaml.safe_dump(fields))
+    folder = ["--results", str(tmp_path / "results")]
+    fleet = CliRunner().invoke(app, ["fleet", str(path), *folder, "--out", str(out)])
+    assert fleet.exit_code == 0, fleet.output
+    usd = json.loads(out.read_text())["usd_per_hour"]
+    asked = ["whatif", "catalog", str(path), *folder, "--json", str(out)]
+    found = CliRunner().invoke(app, [*asked, "--price", "h100_sxm=x0.5,x1"])
+    assert found.exit_code == 0, found.output
+    half, same = json.loads(out.read_text())["rows"]
+    assert same["usd_per_hour"] == pytest.approx(usd)
+    assert half["usd_per_hour"] == pytest.approx(usd / 2)
+    assert "8 h100_sxm" in same["hosts"]
+    hosts = CliRunner().invoke(app, asked)
+    assert hosts.exit_code == 0, hosts.output
+    assert json.loads(out.read_text())["rows"][0]["usd_per_hour"] == pytest.approx(usd)
+    absolute = CliRunner().invoke(app, [*asked, "--price", "h100_sxm=3"])
+    assert absolute.exit_code == 2
+    assert "expected a factor" in re.sub(r"\s+", " ", absolute.output)
+
+
+def test_services_without_a_plan_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.yaml"
+    impossible = {"slo": {"ttit": "1us"}}
+    fields = {"defaults": QUERY, "services": {"a": {}, "b": impossible}}
+    path.write_text(yaml.safe_dump(fields))
+    asked = ["whatif", "catalog", str(path), "--results", str(tmp_path / "results")]
+    found = CliRunner().invoke(app, [*asked, "--price", "h100_sxm=x1"])
+    assert found.exit_code == 3
+    assert "b: left out: " in found.output

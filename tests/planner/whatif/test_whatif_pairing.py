@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -9,13 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
-from planner.evaluated import Evaluated
+from planner.evaluated import Evaluated, evaluate
+from planner.large_fleet import large_fleets
 from planner.query import Query
 from planner.rates import matched_qps
 from planner.whatif.fields import with_values
 from planner.whatif.pairing import Costs, Pairing, bands, pairing
+from planner.whatif.report import print_pairing
 
 DEVICES = st.floats(1.0, 50.0)
 COSTS = st.builds(
@@ -125,6 +131,23 @@ def test_plain_data_says_where_it_pays(found: Pairing) -> None:
         assert data[basis]["largest_saving"] >= data[basis]["saving_today"]
 
 
+def test_where_one_type_alone_serves_pairing_may_still_save() -> None:
+    """Of 24 first devices alone, or 16 with 8 of the second: it saves from equal prices on."""
+    costs = Costs(24.0, np.inf, ((16.0, 8.0, "both"),))
+    data = costs.to_dict(3.0, [0.0])
+    assert data["saving_today"] == pytest.approx(1 - 56 / 72)
+    assert data["ratios_by_saving"] == {"0": [1.0, None]}
+    assert costs.best_ratio is None
+    json.dumps(data, allow_nan=False)
+    hosts = Pairing("a", "b", (3.0, 1.0), 60.0, costs, Costs(24.0, np.inf, ()))
+    console = Console(file=io.StringIO(), width=100)
+    print_pairing(hosts, console)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert "only a serves alone; pairing saves 22.2% today" in said
+    assert "no pairing to compare: served by a alone" in said
+
+
 def test_bad_questions(evaluated: Evaluated, make_query: Callable[..., Query]) -> None:
     with pytest.raises(InputError, match="h100_sxm twice"):
         pairing(evaluated, "h100_sxm", "h100_sxm")
@@ -133,3 +156,22 @@ def test_bad_questions(evaluated: Evaluated, make_query: Callable[..., Query]) -
     one = make_query(devices=["h100_sxm", "l40s"], workload={"qps": 100}, runtime="continuous")
     with pytest.raises(InputError, match=r"runtime: .*disaggregated"):
         pairing(evaluated.under(one), "h100_sxm", "l40s")
+
+
+def test_pools_at_scale_have_their_prefixes_in_one_place(
+    make_query: Callable[..., Query], store: PerfStore
+) -> None:
+    """As fleets have them: without a target for first tokens both say the same."""
+    query = make_query(
+        devices=["h100_sxm", "l40s"],
+        workload={"qps": 100, "prefix_cache_hit": 0.5},
+        slo={"ttit": "30ms"},
+        prefix_cache={"tier": "auto", "tokens": "400k"},
+    )
+    both = evaluate(query, store=store)
+    assert len(both.runs) > 1
+    scale = pairing(both, "h100_sxm", "l40s").scale
+    fleets = large_fleets(both)
+    for name, devices in (("h100_sxm", scale.first), ("l40s", scale.second)):
+        alone = [1.0 / f.qps_per_device for f in fleets if set(f.devices) == {name}]
+        assert devices == pytest.approx(min(alone))
