@@ -282,7 +282,7 @@ def catalog(
     Example: planner whatif catalog examples/catalogs/three_services.yaml --results results
     --inventory h100_sxm=16,24,32 --price h200_sxm=x0.5,x1
     """
-    from planner.catalog import Settings, check_prices, load_catalog, local_processes, run_batch
+    from planner.catalog import Settings, check_devices, load_catalog, local_processes, run_batch
     from planner.whatif.axes import read_options
     from planner.whatif.catalog import answer_catalog, catalog_host_prices
     from planner.whatif.catalog_report import grid_rows, host_rows, print_rows
@@ -293,7 +293,7 @@ def catalog(
         read, errors = load_catalog(services)
         for error in errors:
             typer.echo(f"error: {error}", err=True)
-        check_prices(read, search_path or ())
+        check_devices(read, search_path or ())
         settings = Settings(
             search_path=tuple(search_path or ()), perfdb_path=tuple(perfdb_path or ())
         )

@@ -268,12 +268,13 @@ def test_interrupted_write_leaves_the_old_table(repository, monkeypatch):
     target = destination / "a100_sxm" / "pytorch" / "gemm.parquet"
     old = target.read_bytes()
 
-    def fail(self: pl.DataFrame, file: str, **_: object) -> None:
-        Path(file).write_bytes(b"half")
+    def fail(self: Path, _data: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(b"half")
         raise KeyboardInterrupt
 
     put(repository, MODEL, [layers(512)])
-    monkeypatch.setattr(pl.DataFrame, "write_parquet", fail)
+    monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(KeyboardInterrupt):
         import_tables(repository, destination, ["a100_sxm"])
     assert target.read_bytes() == old
