@@ -42,6 +42,7 @@ def ui(
         "server.address": host,
         "server.port": port,
         "server.headless": not browser,
+        "server.showEmailPrompt": False,
         "server.maxUploadSize": MOST_UPLOAD_MIB,
         "server.fileWatcherType": "none",
         "runner.magicEnabled": False,
