@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli_perfdb import PageReport, PerfdbPath, SearchPath, console, fail
+from planner.cli_perfdb import (
+    BAD_INPUT,
+    PageReport,
+    PerfdbPath,
+    SearchPath,
+    console,
+    fail,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -51,7 +58,7 @@ def batch(
 
     try:
         _writable(report)
-        read = _read(catalog, search_path)
+        read, wrong = _read(catalog, search_path)
         results = _solved(read, out, workers, scheduler, search, search_path, perfdb_path)
         if report is not None:
             write_page(report, f"Services of {catalog}", partial(print_results, results), {})
@@ -61,12 +68,12 @@ def batch(
     failed = [r for r in results if r.plan is None]
     console().print(
         f"{len(results)} services: {computed} computed, {len(results) - computed} known already, "
-        f"{len(failed)} without a plan; {out}"
+        f"{len(failed)} without a plan{_not_read(wrong)}; {out}"
     )
     for result in failed:
         typer.echo(f"error: {result.name}: {result.error}", err=True)
-    if failed:
-        raise typer.Exit(FAILED)
+    if wrong or failed:
+        raise typer.Exit(BAD_INPUT if wrong else FAILED)
 
 
 def fleet(
@@ -127,7 +134,7 @@ def fleet(
         if results is None:
             fail("--results: expected the folder of the services' results")
         today = NOTHING if current is None else read_current(current)
-        read = _read(catalog, search_path)
+        read, wrong = _read(catalog, search_path)
         if figure is not None:
             check_ending(figure)
             if not read.over_time:
@@ -157,8 +164,10 @@ def fleet(
         fail(str(error), FAILED)
     for name, error_text in left_out.items():
         typer.echo(f"error: {name}: {error_text}", err=True)
-    if left_out:
-        raise typer.Exit(FAILED)
+    if wrong:
+        typer.echo(f"error: the fleet is without{_not_read(wrong)[1:]}", err=True)
+    if wrong or left_out:
+        raise typer.Exit(BAD_INPUT if wrong else FAILED)
 
 
 def _writable(report: Path | None) -> None:
@@ -202,15 +211,20 @@ def _mix(
     _show(path, partial(print_mix, found), report)
 
 
-def _read(path: Path, search_path: Sequence[Path] | None) -> Catalog:
-    """The catalog; what is wrong with single services is said and stops nothing."""
+def _not_read(wrong: int) -> str:
+    """How many services are wrong, to go on with; empty if none."""
+    return f", {wrong} service{'s' * (wrong != 1)} with bad input" if wrong else ""
+
+
+def _read(path: Path, search_path: Sequence[Path] | None) -> tuple[Catalog, int]:
+    """The catalog, and how many services are wrong: that is said, and stops no others."""
     from planner.catalog import check_devices, load_catalog
 
     catalog, errors = load_catalog(path)
     for error in errors:
         typer.echo(f"error: {error}", err=True)
     check_devices(catalog, search_path or ())
-    return catalog
+    return catalog, len(errors)
 
 
 def _solved(

@@ -211,3 +211,18 @@ def test_bad_commands(
     assert ran.exit_code == 2, ran.output
     assert said in ran.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_services_with_bad_input_stop_no_others_and_are_not_forgotten(
+    catalog_file: CatalogFile, tmp_path: Path
+) -> None:
+    path = catalog_file(services={"a": {}, "b": {"workload": {"qps": -1}}})
+    solved = planner("batch", path, "--out", tmp_path / "out", "--workers", 1)
+    assert solved.exit_code == 2
+    assert "1 services: 1 computed" in solved.stdout
+    assert "0 without a plan, 1 service with bad input" in solved.stdout
+    assert "workload.qps" in solved.stderr
+    chosen = planner("fleet", path, "--results", tmp_path / "out", "--workers", 1)
+    assert chosen.exit_code == 2
+    assert "per hour" in chosen.stdout
+    assert "the fleet is without 1 service with bad input" in chosen.stderr
