@@ -24,7 +24,8 @@ from perfmodel.precision import Precision
 from perfmodel.units import format_bytes, format_count, format_time
 from perfmodel.work import StepWork, step_tokens
 from planner.candidates import Candidates, Role
-from planner.pairing import cheapest_fleets, rank
+from planner.dominance import nondominated
+from planner.pairing import Choice, cheapest_fleets, rank
 from planner.problem import Offer, Problem, supported
 from planner.query import Slo, Target
 from planner.search import SearchResult
@@ -274,12 +275,14 @@ def _suggestion(space: Space, slo: Slo, name: str, least_s: float = 0.0) -> str:
     if target is None:
         return ""
     relaxed = _with_slo(space, slo.model_copy(update={name: None}))
-    idle = [relaxed.sweep(role, *pair)[0] for pair in relaxed.pairs() for role in relaxed.roles]
+    swept = [relaxed.sweep(role, *pair)[0] for pair in relaxed.pairs() for role in relaxed.roles]
+    # Nothing that fails has a price to prune by: of millions, those that could be first.
+    idle = [c.take(_leading(c)) for c in swept if len(c)]
 
-    def served(seconds: float) -> bool:
+    def served(seconds: float) -> list[Choice]:
         aimed = slo.model_copy(update={name: _at(target, seconds)})
         problem = replace(space.problem, slo=aimed)
-        return bool(cheapest_fleets(problem, idle, problem.qps or MINIMAL_QPS))
+        return cheapest_fleets(problem, idle, problem.qps or MINIMAL_QPS)
 
     low = max(least_s, target.seconds)
     high = low * 1.05
@@ -290,7 +293,19 @@ def _suggestion(space: Space, slo: Slo, name: str, least_s: float = 0.0) -> str:
     while high > low * 1.01:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if served(middle) else (middle, high)
-    return f"Feasible under load: {name}: {_spelled(target, high)}"
+    said = f"Feasible under load: {name}: {_spelled(target, high)}"
+    if space.problem.qps is None:
+        return said
+    # The tightest target may take hundreds of hosts.
+    least = min(choice.usd_per_hour for choice in served(high))
+    return f"{said}, for ${least:,.2f} per hour or less"
+
+
+def _leading(found: Candidates) -> NDArray[np.intp]:
+    """Candidates that none other equals or beats in both latencies and devices per QPS."""
+    load = found.world / found.qps
+    objectives = [found.service_s, found.ttit_slo_s, load]
+    return nondominated(np.stack(objectives, axis=1))
 
 
 LONGEST = 1e3

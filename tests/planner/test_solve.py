@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -308,6 +309,20 @@ def test_a_plan_written_has_the_rights_of_any_new_file(solved: Solved, tmp_path:
     usual.touch()
     write_plan(solved(), tmp_path / "plan.json")
     assert (tmp_path / "plan.json").stat().st_mode == usual.stat().st_mode
+
+
+def test_what_is_suggested_for_an_impossible_target_is_feasible_at_the_price(
+    solved: Solved,
+) -> None:
+    with pytest.raises(InfeasibleError) as error:
+        solved(slo={"ttft": {"p95": "10ms"}, "ttit": "25ms"})
+    found = re.search(r"ttft: {p95: ([\d.]+)ms}, for \$([\d.,]+) per hour", str(error.value))
+    assert found
+    least_ms, usd_per_hour = float(found[1]), float(found[2].replace(",", ""))
+    plan = solved(slo={"ttft": {"p95": f"{least_ms}ms"}, "ttit": "25ms"})
+    assert plan.best.usd_per_hour <= usd_per_hour * 1.001
+    with pytest.raises(InfeasibleError):
+        solved(slo={"ttft": {"p95": f"{least_ms * 0.98}ms"}, "ttit": "25ms"})
 
 
 MOST: dict[str, Any] = {"devices": [{"name": "h100_sxm", "host_devices": 1, "inventory": 6}]}
