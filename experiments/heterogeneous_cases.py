@@ -12,7 +12,7 @@ import polars as pl
 from perfmodel.documents import read_yaml
 from planner.evaluated import Evaluated
 from planner.fronts import configurations
-from planner.problem import PRICES
+from planner.prices import PRICES
 from planner.query import Query
 
 Rates = Mapping[str, tuple[float, float]]

@@ -33,7 +33,8 @@ from perfmodel.database import PerfStore
 from perfmodel.documents import read_yaml
 from planner.candidates import Funnel
 from planner.melange import Mix, alone_usd_per_hour, cheapest_mix, read_melange
-from planner.problem import PRICES, resolve
+from planner.prices import PRICES
+from planner.problem import resolve
 from planner.query import Query
 from planner.sweep import Space
 

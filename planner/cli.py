@@ -292,7 +292,7 @@ def devices(
     from perfmodel.errors import InputError
     from perfmodel.hardware import device_names, load_device
     from perfmodel.units import format_bytes
-    from planner.problem import price_list
+    from planner.prices import price_list
 
     # What `perfdb collect` writes is a device file beside its tables.
     places = [*(search_path or []), *(perfdb_path or [])]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -51,8 +51,5 @@ def ui(
     }
     arguments = [f"--{name}={str(value).lower()}" for name, value in options.items()]
     command = [sys.executable, "-m", "streamlit", "run", str(app), *arguments]
-    try:
-        status = subprocess.run([*command, "--", str(folder.resolve())], check=False).returncode
-    except KeyboardInterrupt:
-        status = 0
-    raise typer.Exit(status)
+    # In place of this process, so that what ends it ends the server.
+    os.execv(command[0], [*command, "--", str(folder.resolve())])

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from perfmodel.documents import read_yaml
 from perfmodel.hardware import UNLIMITED, Device, Link
 from perfmodel.units import format_bytes, format_count, format_time
-from planner.problem import PRICES, price_list
+from planner.prices import listed_prices, price_list
 
 Figure = tuple[str, str, str]
 """What it is, its value, and its source."""
@@ -94,8 +92,7 @@ def _link(link: Link) -> str:
 
 
 def _prices(name: str) -> Iterator[Figure]:
-    entries: list[dict[str, Any]] = read_yaml(PRICES).data["prices"]
-    mine = [entry for entry in entries if entry["device"] == name]
+    mine = listed_prices().get(name, [])
     for entry in sorted(mine, key=lambda entry: not entry.get("default", False)):
         what = f"{entry['kind']}, {entry['provider']}, {entry['date']}"
         yield f"{entry['usd_per_device_hour']:.2f}", what, str(entry["source"])

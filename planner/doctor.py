@@ -121,7 +121,7 @@ def _models() -> str:
 
 def _devices(perfdb: Sequence[Path]) -> str:
     from perfmodel.hardware import device_names, load_device
-    from planner.problem import price_list
+    from planner.prices import price_list
 
     names, prices = device_names(perfdb), price_list()
     for name in names:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 
 from perfmodel.architecture import ImageLoad, ModelArchitecture, load_model
 from perfmodel.correction import load_corrections
-from perfmodel.documents import read_yaml
 from perfmodel.drafter import Drafter
 from perfmodel.engine import ENGINES, EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
@@ -23,6 +21,7 @@ from perfmodel.precision import FORMATS, Precision
 from perfmodel.recipe_solver import from_recipe
 from perfmodel.traffic import Traffic, VisionLoad
 from planner.costs import Costs, costs_of
+from planner.prices import price_list
 from planner.query import DeviceChoice, Query, Slo
 from planner.query_choices import SyntheticModel
 from planner.query_costs import CostChoice
@@ -30,8 +29,6 @@ from planner.target import engine_of, overlaps_halves, runs_on
 from planner.tco import usd_per_device_hour
 
 FloatArray = NDArray[np.float64]
-
-PRICES = Path(__file__).parent / "data" / "prices.yaml"
 
 
 @dataclass(frozen=True)
@@ -435,24 +432,6 @@ def _costs(choice: DeviceChoice, device: Device, shared: CostChoice, field: str)
         )
         at = f"{field}.cost.{error.field}" if stated else f"costs.{error.field}"
         raise ConfigError(error.problem, field=at) from None
-
-
-@lru_cache(maxsize=1)
-def price_list() -> dict[str, tuple[float, str]]:
-    """The shipped default prices: device name -> (USD per device-hour, source and date)."""
-    document = read_yaml(PRICES)
-    prices: dict[str, tuple[float, str]] = {}
-    for i, entry in enumerate(document.data["prices"]):
-        price = entry.get("usd_per_device_hour")
-        if not isinstance(price, int | float) or not price > 0:
-            raise ConfigError(
-                f"{document.where(('prices', i, 'usd_per_device_hour'))}: "
-                f"expected a positive number, got {price!r}"
-            )
-        if entry.get("default"):
-            source = f"{entry['kind']}, {entry['provider']}, {entry['date']}"
-            prices[entry["device"]] = (float(price), source)
-    return prices
 
 
 def _precisions(query: Query, model: ModelArchitecture) -> tuple[Precision, ...]:

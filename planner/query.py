@@ -132,7 +132,9 @@ class Workload(Strict):
         description="Requests per second to serve; `max`: as many as the inventory allows."
     )
     input_tokens: TokenLengths = Field(
-        description="Prompt length: a number, percentiles such as {p50: 800, p99: 4000}, or a "
+        description="Prompt length: a number, percentiles such as {p50: 800, p99: 4000} (between "
+        "them the logarithm of the length is linear in the percentile, a longer mean than a "
+        "lognormal's: give several), or a "
         "histogram {tokens: [500, 2000], weights: [0.7, 0.3]}; text alone where `images` are given."
     )
     output_tokens: TokenLengths = Field(description="Output length, in the same forms.")

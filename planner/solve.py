@@ -9,7 +9,6 @@ from typing import Any
 
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
-from perfmodel.units import format_count, format_time
 from planner.assess import assess
 from planner.encoder import apart
 from planner.evaluated import (
@@ -21,17 +20,15 @@ from planner.evaluated import (
     tier_of,
 )
 from planner.infeasible import InfeasibleError, explain_infeasible
+from planner.notes import notes
 from planner.pairing import KINDS, unbeaten
-from planner.plan import FleetPlan, FunnelPlan, Plan, SearchPlan
+from planner.plan import FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, resolve
 from planner.query import Query
 from planner.search import SearchResult
 
 ALTERNATIVES = 6
 """Runners-up reported, at most, if not said otherwise."""
-
-TTIT_LIMIT = "TTIT target"
-"""How a pool's limits name that a larger batch would miss the target."""
 
 SEARCH_SHARE = 0.7
 """Of the time that several answers from one search take, roughly."""
@@ -127,7 +124,7 @@ def answer(
             evaluated.method,
             evaluated.seconds + time.perf_counter() - started,
         ),
-        notes=_notes(problem, plans),
+        notes=notes(problem, plans, next(iter(evaluated.spaces.values())).store),
         assumptions={o.device.name: o.costs.assumptions() for o in problem.offers},
     )
 
@@ -312,43 +309,3 @@ def _gap_text(gap: float) -> str:
         f"not proven optimal, but at most {gap:.1%} above the optimum per QPS by bounds on all "
         "other layouts: run --search exhaustive for a proof"
     )
-
-
-def _notes(problem: Problem, plans: Sequence[FleetPlan]) -> tuple[str, ...]:
-    """What a careful reader should know before spending money on the answer."""
-    best = plans[0]
-    used = {pool.device for pool in best.pools}
-    notes = [
-        f"{o.device.name}: {o.device.caution}"
-        for o in problem.offers
-        if o.device.name in used and o.device.caution
-    ]
-    notes += problem.model.notes
-    for pool in best.pools:
-        unknown = 1.0 - pool.time_by_kind.get("measured", 0.0)
-        if unknown > 0.3:
-            notes.append(
-                f"{unknown:.0%} of the {pool.role} time on {pool.device} rests on extrapolated or "
-                "analytic operators: measure before buying."
-            )
-    allowed = max(problem.draft_tokens)
-    if allowed and not any(pool.draft_tokens for pool in best.pools):
-        notes.append(
-            f"Speculation of up to {format_count(allowed, 'token')} was searched and does not "
-            "pay: the cheapest fleet drafts none."
-        )
-    target = problem.slo.ttit
-    for pool in best.pools:
-        if target is not None and pool.batch == 1 and TTIT_LIMIT in pool.limits:
-            notes.append(
-                f"{pool.role} on {pool.device}: the TTIT target of {format_time(target.seconds)} "
-                f"({target.statistic}) leaves room for one sequence per attention rank at a time; "
-                "a slightly looser one may cost much less."
-            )
-    idle = sum(h.devices - h.used_devices for h in best.hosts)
-    if idle:
-        stays = "stays idle; it" if idle == 1 else "stay idle; they"
-        notes.append(
-            f"{format_count(idle, 'device')} of the whole hosts {stays} could take other work."
-        )
-    return tuple(notes)

@@ -10,12 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from perfmodel.documents import read_yaml
 from perfmodel.hardware import Device
 from planner.costs import Costs
 from planner.plan import FleetPlan, HostPlan
 from planner.plan_energy import EnergyPlan
-from planner.problem import PRICES, Offer
+from planner.prices import listed_prices
+from planner.problem import Offer
 from planner.query_costs import AMOUNTS
 from planner.tco import (
     HOURS_PER_YEAR,
@@ -155,7 +155,7 @@ def print_tco(devices: Sequence[tuple[Device, Costs]], console: Console) -> None
 
 def _rents(device: Device, costs: Costs) -> Table | Text:
     """Every price known for the device, and what owning it needs to be cheaper."""
-    listed = [p for p in read_yaml(PRICES).data["prices"] if p["device"] == device.name]
+    listed = listed_prices().get(device.name, [])
     rents = sorted((p for p in listed if p["kind"] != "relative"), key=_usd)
     if not rents:
         return Text("no rented price is known")

@@ -19,7 +19,7 @@ from perfmodel.errors import InputError
 from perfmodel.hardware import device_names
 from planner.evaluated import Evaluated
 from planner.plan import Plan, as_text
-from planner.problem import price_list
+from planner.prices import price_list
 from planner.query import Query, Target, load_query
 from planner.web.explore import (
     View,
@@ -80,6 +80,10 @@ def main() -> None:
         with column:
             st.subheader(f"Price against {against.upper()}")
             st.vega_lite_chart(shown.figures[against], theme=None, key=against)
+            st.caption(
+                "Lines: a large fleet without waiting. Cross: this plan, on whole hosts and with "
+                "room for waiting."
+            )
     if shown.plan is not None:
         others(shown.plan)
         exports(query, shown)

@@ -199,6 +199,13 @@ def print_tornado(found: Tornado, console: Console) -> None:
         line += f"; where it does not, at worst {most}"
     console.print(Text(line, style="bold yellow" if over else "bold green"))
     console.print(Text(f"today: {_fleet(found.today)}"))
+    console.print(
+        Text(
+            "Each case is laid out and sized anew on these devices; what runs today may miss a "
+            "target before that (the notes of `planner solve` say by how much it may).",
+            style="dim",
+        )
+    )
     numbers = ("low", "high", "USD/h low", "USD/h high")
     table = _table("what", *numbers, "instead", "regret", right=(*numbers, "regret"))
     for swing in found.swings:

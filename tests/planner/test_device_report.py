@@ -12,7 +12,7 @@ from perfmodel.documents import read_yaml
 from perfmodel.hardware import device_names, load_device
 from planner.cli import app
 from planner.device_report import figures
-from planner.problem import PRICES
+from planner.prices import PRICES
 
 
 @pytest.mark.parametrize("name", device_names())

@@ -11,7 +11,8 @@ import yaml
 from perfmodel.errors import ConfigError
 from perfmodel.hardware import SHIPPED, device_names, load_device
 from perfmodel.precision import Precision
-from planner.problem import PRICES, Offer, Problem, price_list, resolve, supported
+from planner.prices import PRICES, price_list
+from planner.problem import Offer, Problem, resolve, supported
 from planner.query import Query
 from planner.sweep import Space
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,7 @@ def test_the_page_starts_without_asking_anything(
     """On a first start Streamlit would wait for an email address on the terminal."""
     started: list[list[str]] = []
 
-    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        started.append(command)
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(os, "execv", lambda _path, command: started.append(command))
     ran = CliRunner().invoke(app, ["ui", "--folder", str(tmp_path), *options])
     assert ran.exit_code == 0, ran.output
     (command,) = started

@@ -12,10 +12,10 @@ import pytest
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from perfmodel.hardware import load_device
+from planner.estimator_error import _data, time_error
 from planner.pairing import Choice
 from planner.query import Query
 from planner.solve import solve
-from planner.whatif.estimator_error import _data, time_error
 from planner.whatif.fields import with_values
 from planner.whatif.sensitivity import Case, Swing, Tornado, tornado
 

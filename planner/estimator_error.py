@@ -11,7 +11,7 @@ from perfmodel.database import PerfStore
 from perfmodel.documents import read_yaml
 from perfmodel.hardware import Device
 
-ERRORS = Path(__file__).parents[1] / "data" / "estimator_errors.yaml"
+ERRORS = Path(__file__).parent / "data" / "estimator_errors.yaml"
 
 ANALYTIC_LIKE = "mi300x"
 """The one device without operator tables that was held against a measurement."""

@@ -1,0 +1,125 @@
+"""What a careful reader should know of an answer before spending money on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from perfmodel.database import PerfStore
+from perfmodel.units import format_count, format_time
+from planner.estimator_error import time_error
+from planner.plan import FleetPlan
+from planner.prices import RELATIVE, listed_prices
+from planner.problem import Offer, Problem
+
+TTIT_LIMIT = "TTIT target"
+"""How a pool's limits name that a larger batch would miss the target."""
+
+SAME_PRICE = 5e-4
+"""Share of a price below which two are the same."""
+
+WIDE_SPREAD = 1.5
+"""Ratio of the dearest listed price to the cheapest from which the choice of list is told."""
+
+
+def notes(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> tuple[str, ...]:
+    """What a careful reader should know before spending money on the answer.
+
+    Args:
+        plans: the best fleet, and the others.
+    """
+    best = plans[0]
+    used = {pool.device for pool in best.pools}
+    notes = [
+        f"{o.device.name}: {o.device.caution}"
+        for o in problem.offers
+        if o.device.name in used and o.device.caution
+    ]
+    notes += problem.model.notes
+    for pool in best.pools:
+        unknown = 1.0 - pool.time_by_kind.get("measured", 0.0)
+        if unknown > 0.3:
+            notes.append(
+                f"{unknown:.0%} of the {pool.role} time on {pool.device} rests on extrapolated or "
+                "analytic operators: measure before buying."
+            )
+    notes += _margin(problem, plans, store)
+    notes += [_list_price(o) for o in problem.offers if o.device.name in used and _spread(o)]
+    allowed = max(problem.draft_tokens)
+    if allowed and not any(pool.draft_tokens for pool in best.pools):
+        notes.append(
+            f"Speculation of up to {format_count(allowed, 'token')} was searched and does not "
+            "pay: the cheapest fleet drafts none."
+        )
+    target = problem.slo.ttit
+    for pool in best.pools:
+        if target is not None and pool.batch == 1 and TTIT_LIMIT in pool.limits:
+            notes.append(
+                f"{pool.role} on {pool.device}: the TTIT target of {format_time(target.seconds)} "
+                f"({target.statistic}) leaves room for one sequence per attention rank at a time; "
+                "a slightly looser one may cost much less."
+            )
+    idle = sum(h.devices - h.used_devices for h in best.hosts)
+    if idle:
+        stays = "stays idle; it" if idle == 1 else "stay idle; they"
+        notes.append(
+            f"{format_count(idle, 'device')} of the whole hosts {stays} could take other work."
+        )
+    return tuple(notes)
+
+
+def _margin(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> list[str]:
+    """Whether times longer by the estimator's known error would miss the target per token."""
+    best, target = plans[0], problem.slo.ttit
+    if target is None or _time_per_token(best, problem) > target.seconds:
+        return []
+    factor, origin = _may_take(problem, best, store)
+    predicted = _time_per_token(best, problem)
+    if predicted * factor <= target.seconds:
+        return []
+    text = (
+        f"TTIT of {format_time(predicted)} at this load is {predicted / target.seconds:.0%} of its "
+        f"target, and measured times are up to {factor - 1:.0%} above such estimates ({origin})."
+    )
+    for other in plans[1:]:
+        dearer = other.usd_per_hour / best.usd_per_hour - 1.0
+        safe = _time_per_token(other, problem) * _may_take(problem, other, store)[0]
+        if dearer <= SAME_PRICE and other.qps >= best.qps and safe <= target.seconds:
+            hosts = " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in other.hosts)
+            spare = 1.0 - _time_per_token(other, problem) / target.seconds
+            text += f" For the same price {other.kind}, {hosts}, leaves {spare:.0%} to spare."
+            break
+    return [text]
+
+
+def _time_per_token(fleet: FleetPlan, problem: Problem) -> float:
+    """In the target's statistic: a percentile is of full slots, a mean is at the load."""
+    target = problem.slo.ttit
+    if target is not None and target.percentile is not None and fleet.ttit_slo_s is not None:
+        return fleet.ttit_slo_s
+    return fleet.ttit_at_load_s
+
+
+def _may_take(problem: Problem, fleet: FleetPlan, store: PerfStore) -> tuple[float, str]:
+    """By how much the pool that decodes may be slower than estimated, and how that is known."""
+    name = fleet.pools[-1].device
+    device = next(o.device for o in problem.offers if o.device.name == name)
+    mode = "continuous" if fleet.kind == "continuous" else "disaggregated"
+    known = time_error(device, problem.engine.name, mode, store)
+    return known.high, known.origin
+
+
+def _spread(offer: Offer) -> bool:
+    """Whether the device has its default price, and other lists ask for much less or more."""
+    listed = [e for e in listed_prices().get(offer.device.name, []) if e["kind"] != RELATIVE]
+    usd = [float(entry["usd_per_device_hour"]) for entry in listed]
+    return offer.price_source.startswith("on-demand") and max(usd) >= WIDE_SPREAD * min(usd)
+
+
+def _list_price(offer: Offer) -> str:
+    listed = [e for e in listed_prices()[offer.device.name] if e["kind"] != RELATIVE]
+    usd = sorted(float(entry["usd_per_device_hour"]) for entry in listed)
+    return (
+        f"{offer.device.name} at ${offer.usd_per_device_hour:,.2f}: one provider's list price; "
+        f"others of the list ask for ${usd[0]:,.2f} to ${usd[-1]:,.2f} (`planner devices "
+        f"{offer.device.name}`). State your own as usd_per_device_hour."
+    )
