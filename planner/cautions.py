@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from planner.plan import fleet_hosts_text
+
 
 def cautions(plan: Mapping[str, Any]) -> list[str]:
     """Lines on a plan, as `Plan.to_dict` has it: `caution: ...`, and `without ...: $...`."""
@@ -23,8 +25,6 @@ def cautions(plan: Mapping[str, Any]) -> list[str]:
         if not doubted & {host["device"] for host in fleet["hosts"]}
     )
     if (best := next(others, None)) is not None:
-        hosts = " + ".join(
-            f"{h['hosts']} x {h['devices_per_host']} {h['device']}" for h in best["hosts"]
-        )
-        lines.append(f"without {', '.join(sorted(doubted))}: ${best['usd_per_hour']:,.2f}, {hosts}")
+        price = f"${best['usd_per_hour']:,.2f}"
+        lines.append(f"without {', '.join(sorted(doubted))}: {price}, {fleet_hosts_text(best)}")
     return lines

@@ -84,9 +84,9 @@ def _margin(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> l
         dearer = other.usd_per_hour / best.usd_per_hour - 1.0
         safe = _time_per_token(other, problem) * _may_take(problem, other, store)[0]
         if dearer <= SAME_PRICE and other.qps >= best.qps and safe <= target.seconds:
-            hosts = " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in other.hosts)
             spare = 1.0 - _time_per_token(other, problem) / target.seconds
-            text += f" For the same price {other.kind}, {hosts}, leaves {spare:.0%} to spare."
+            fleet = f"{other.kind}, {other.hosts_text}"
+            text += f" For the same price {fleet}, leaves {spare:.0%} to spare."
             break
     return [text]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -244,6 +244,11 @@ class FleetPlan:
         return sum(host.devices for host in self.hosts)
 
     @property
+    def hosts_text(self) -> str:
+        """`1 x 8 h100_sxm + 2 x 8 b200_sxm`."""
+        return hosts_text((h.hosts, h.devices_per_host, h.device) for h in self.hosts)
+
+    @property
     def measured_share(self) -> float:
         """Share of step time that is measured, of the pool where it is least."""
         return min(pool.time_by_kind.get("measured", 0.0) for pool in self.pools)
@@ -306,6 +311,16 @@ class Plan:
         """Plain data, the schema first."""
         data = asdict(self)
         return {"schema": data.pop("schema"), **data}
+
+
+def hosts_text(hosts: Iterable[tuple[int, int, str]]) -> str:
+    """Hosts, the devices of each, and their type: `1 x 8 h100_sxm + 2 x 8 b200_sxm`."""
+    return " + ".join(f"{count} x {size} {device}" for count, size, device in hosts)
+
+
+def fleet_hosts_text(fleet: Mapping[str, Any]) -> str:
+    """The same of a fleet as `Plan.to_dict` has it."""
+    return hosts_text((h["hosts"], h["devices_per_host"], h["device"]) for h in fleet["hosts"])
 
 
 def write_plan(plan: Plan, path: Path) -> None:

@@ -50,8 +50,8 @@ def headline(plan: Plan) -> Group:
     )
     question = (
         f"{model['name']}: {model['parameters'] / 1e9:.1f} B parameters, {best.qps:,.4g} "
-        f"requests/s of {_mean(workload['input_tokens']):,.0f} input{_images(workload)} and "
-        f"{_mean(workload['output_tokens']):,.0f} output tokens; "
+        f"requests/s of {mean_tokens(workload['input_tokens']):,.0f} input{_images(workload)} and "
+        f"{mean_tokens(workload['output_tokens']):,.0f} output tokens; "
         f"{targets or 'no latency targets'}"
     )
     answer = Text(f"${best.usd_per_hour:,.2f} per hour: {hosts}, {best.kind}", style="bold green")
@@ -75,7 +75,8 @@ def _images(workload: Mapping[str, Any]) -> str:
     return f" (and {one} of {images['width']:,} x {images['height']:,} pixels)"
 
 
-def _mean(lengths: Mapping[str, list[float]]) -> float:
+def mean_tokens(lengths: Mapping[str, list[float]]) -> float:
+    """Of lengths as a plan's query has them."""
     return sum(t * w for t, w in zip(lengths["tokens"], lengths["weights"], strict=True))
 
 
@@ -285,7 +286,7 @@ def _alternatives(plan: Plan) -> RenderableType:
         more = best_per_usd / fleet.qps_per_usd_hour - 1
         table.add_row(
             f"{fleet.kind}{', encoder apart' if fleet.encoder else ''}: "
-            + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts)
+            + fleet.hosts_text
             + prefix,
             f"{fleet.qps:,.4g}",
             f"{fleet.usd_per_hour:,.2f}",

@@ -77,9 +77,14 @@ class Assignment:
     @property
     def gap(self) -> float:
         """By how much the price may exceed the least possible, as a share of it."""
-        if self.usd_per_hour <= 0:
-            return 0.0
-        return max(self.usd_per_hour - self.bound_usd_per_hour, 0.0) / self.usd_per_hour
+        return gap_of(self.usd_per_hour, self.bound_usd_per_hour)
+
+
+def gap_of(usd_per_hour: float, bound_usd_per_hour: float) -> float:
+    """By how much a price may exceed the least possible, as a share of it."""
+    if usd_per_hour <= 0:
+        return 0.0
+    return max(usd_per_hour - bound_usd_per_hour, 0.0) / usd_per_hour
 
 
 def assign(

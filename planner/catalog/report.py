@@ -10,7 +10,9 @@ from rich.text import Text
 
 from perfmodel.units import format_count, format_time
 from planner.catalog.batch import Result
-from planner.catalog.fleet import CatalogFleet
+from planner.catalog.fleet import CatalogFleet, HostsPlan, ServicePlan
+from planner.catalog.schedule_plan import HostsSchedule, ScheduledFleet, ServiceSchedule
+from planner.plan import fleet_hosts_text
 
 
 def print_fleet(fleet: CatalogFleet, console: Console, *, moving: bool = False) -> None:
@@ -20,7 +22,7 @@ def print_fleet(fleet: CatalogFleet, console: Console, *, moving: bool = False) 
     console.print(
         Text(f"${fleet.usd_per_hour:,.2f} per hour: {count} on {format_count(hosts, 'host')}")
     )
-    lines = [_proof(fleet)]
+    lines = [proof_line(fleet, "choice", "among the services' plans")]
     saved = 1.0 - fleet.usd_per_hour / fleet.alone_usd_per_hour
     beside = "less" if saved >= 0 else "more, for want of inventory or with spare hosts,"
     lines.append(
@@ -52,12 +54,9 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         if result.plan is None:
             continue
         best = result.plan["best"]
-        hosts = " + ".join(
-            f"{h['hosts']} x {h['devices_per_host']} {h['device']}" for h in best["hosts"]
-        )
         table.add_row(
             result.name,
-            f"{best['kind']}: {hosts}",
+            f"{best['kind']}: {fleet_hosts_text(best)}",
             result.plan["model"]["name"],
             f"{best['qps']:,.4g}",
             f"{best['usd_per_hour']:,.2f}",
@@ -72,13 +71,30 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         console.print(Text(f"{result.name}: {result.error}"))
 
 
-def _proof(fleet: CatalogFleet) -> str:
+def proof_line(fleet: CatalogFleet | ScheduledFleet, what: str, among: str) -> str:
+    """That no fleet of its kind is cheaper, or by how much one may be.
+
+    Args:
+        what: kind of choice, such as `schedule`.
+        among: what was chosen from.
+    """
     if fleet.gap < 1e-9:
-        return f"proven: no choice among the services' plans is cheaper ({fleet.seconds:.1f} s)"
+        return f"proven: no {what} {among} is cheaper ({fleet.seconds:.1f} s)"
     return (
-        f"at most {fleet.gap:.2%} above the cheapest choice among the services' plans "
+        f"at most {fleet.gap:.2%} above the cheapest {what} {among} "
         f"(${fleet.bound_usd_per_hour:,.2f} at least; {fleet.seconds:.1f} s)"
     )
+
+
+def place_of(host: HostsPlan | HostsSchedule) -> str:
+    """The device type, and the region where there is one."""
+    return f"{host.device} in {host.region}" if host.region else host.device
+
+
+def devices_of(service: ServicePlan | ServiceSchedule) -> str:
+    """The devices of a service, and its region where there is one."""
+    devices = " + ".join(f"{count} {name}" for name, count in service.devices.items())
+    return f"{devices} in {service.region}" if service.region else devices
 
 
 def _services(fleet: CatalogFleet, moving: bool) -> Table:
@@ -87,9 +103,7 @@ def _services(fleet: CatalogFleet, moving: bool) -> Table:
     if moving:
         table.add_column("moved", justify="right")
     for service in fleet.services:
-        devices = " + ".join(f"{count} {name}" for name, count in service.devices.items())
-        place = f"{devices} in {service.region}" if service.region else devices
-        row = [service.name, service.kind, place, f"{service.usd_per_hour:,.2f}"]
+        row = [service.name, service.kind, devices_of(service), f"{service.usd_per_hour:,.2f}"]
         table.add_row(*row, *([str(service.moved_devices)] if moving else []))
     return table
 
@@ -99,9 +113,8 @@ def _hosts(fleet: CatalogFleet) -> Table:
     for name in ("hosts", "of which spare", "inventory", "devices used", "USD/h"):
         table.add_column(name, justify="right")
     for host in fleet.hosts:
-        name = f"{host.device} in {host.region}" if host.region else host.device
         table.add_row(
-            name,
+            place_of(host),
             f"{host.hosts} x {host.devices_per_host}",
             str(host.spare_hosts),
             "-" if host.inventory_hosts is None else str(host.inventory_hosts),

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from planner.catalog.demand import HOUR_S
+from planner.catalog.report import place_of
 from planner.catalog.schedule_plan import ScheduledFleet
-from planner.catalog.schedule_report import place_of, summary
+from planner.catalog.schedule_report import summary
 from planner.figures import colours, data, titled, write_figure
 
 

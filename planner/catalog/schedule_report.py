@@ -11,6 +11,7 @@ from rich.text import Text
 
 from perfmodel.units import format_count
 from planner.catalog.demand import DAY_HOURS, HOUR_S
+from planner.catalog.report import devices_of, place_of, proof_line
 from planner.catalog.schedule_plan import HostsSchedule, ScheduledFleet, ServiceSchedule
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -48,7 +49,7 @@ def summary(fleet: ScheduledFleet) -> list[str]:
         f"{format_count(len(fleet.services), 'service')} on {count}",
         f"${fleet.usd_per_day:,.0f} per day, ${fleet.usd_per_month:,.0f} per month, "
         f"${fleet.usd_per_year:,.0f} per year",
-        _proof(fleet),
+        proof_line(fleet, "schedule", f"of the services' {fleet.families} configurations"),
     ]
     if fleet.static_usd_per_hour is None:
         lines.append(
@@ -77,27 +78,21 @@ def _beside(price: float, other: float) -> str:
     return f"{abs(1.0 - price / other):.1%} {word} than ${other:,.2f} "
 
 
-def _proof(fleet: ScheduledFleet) -> str:
-    among = f"the services' {fleet.families} configurations"
-    if fleet.gap < 1e-9:
-        return f"proven: no schedule of {among} is cheaper ({fleet.seconds:.1f} s)"
-    return (
-        f"at most {fleet.gap:.2%} above the cheapest schedule of {among} "
-        f"(${fleet.bound_usd_per_hour:,.2f} at least; {fleet.seconds:.1f} s)"
-    )
-
-
 def _services(fleet: ScheduledFleet, moving: bool) -> Table:
     table = Table("service", "runs", "on, at most", "requests/s", box=None, pad_edge=False)
     table.add_column("USD/h", justify="right")
     if moving:
         table.add_column("moved", justify="right")
     for service in fleet.services:
-        devices = " + ".join(f"{count} {name}" for name, count in service.devices.items())
-        place = f"{devices} in {service.region}" if service.region else devices
         least, most = min(service.qps), max(service.qps)
         qps = f"{most:.4g}" if least == most else f"{least:.3g} to {most:.3g}"
-        row = [service.name, service.kind, place, qps, f"{service.usd_per_hour:,.2f}"]
+        row = [
+            service.name,
+            service.kind,
+            devices_of(service),
+            qps,
+            f"{service.usd_per_hour:,.2f}",
+        ]
         table.add_row(*row, *([str(service.moved_devices)] if moving else []))
     return table
 
@@ -121,11 +116,6 @@ def _hosts(fleet: ScheduledFleet) -> Table:
             f"{host.usd_per_hour:,.2f}",
         )
     return table
-
-
-def place_of(host: HostsSchedule) -> str:
-    """The device type, and the region where there is one."""
-    return f"{host.device} in {host.region}" if host.region else host.device
 
 
 def _counts(host: HostsSchedule) -> list[int]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.catalog.assignment import Supply
+from planner.catalog.assignment import Supply, gap_of
 from planner.catalog.hosts_over_time import Family, Rental, usd_per_hour
 from planner.catalog.program import Program
 
@@ -47,9 +47,7 @@ class Schedule:
     @property
     def gap(self) -> float:
         """By how much the price may exceed the least possible, as a share of it."""
-        if self.usd_per_hour <= 0:
-            return 0.0
-        return max(self.usd_per_hour - self.bound_usd_per_hour, 0.0) / self.usd_per_hour
+        return gap_of(self.usd_per_hour, self.bound_usd_per_hour)
 
 
 def schedule(

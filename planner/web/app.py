@@ -291,8 +291,7 @@ def others(plan: Plan) -> None:
     st.dataframe(
         [
             {
-                "fleet": f"{fleet.kind}: "
-                + " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts),
+                "fleet": f"{fleet.kind}: " + fleet.hosts_text,
                 "USD per hour": fleet.usd_per_hour,
                 "TTFT ms": round(fleet.ttft.mean_s * 1e3),
                 "TTIT ms": round(fleet.ttit_mean_s * 1e3, 1),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from perfmodel.graph import COMMUNICATION, COMPUTE, HOST
 from perfmodel.timeline import LayerTimeline
 from planner.figures import Rows, colours, data
+from planner.plan import fleet_hosts_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -293,25 +294,15 @@ def share_chart(rows: Rows, names: Sequence[str]) -> Any:
     )
 
 
-def hosts_text(fleet: Mapping[str, Any]) -> str:
-    """`1 x 8 h100_sxm + 2 x 8 b200_sxm`."""
-    return " + ".join(
-        f"{h['hosts']} x {h['devices_per_host']} {h['device']}" for h in fleet["hosts"]
-    )
-
-
 def price_chart(fleets: Sequence[Mapping[str, Any]]) -> Any:
     """USD per hour of the plan's fleet and of the others, by device type."""
     import altair as alt
 
     rows = []
     for i, fleet in enumerate(fleets):
-        hosts = " + ".join(
-            f"{h['hosts']} x {h['devices_per_host']} {h['device']}" for h in fleet["hosts"]
-        )
         rows += [
             {
-                "fleet": f"{i}. {fleet['kind']}: {hosts}",
+                "fleet": f"{i}. {fleet['kind']}: {fleet_hosts_text(fleet)}",
                 "device": host["device"],
                 "usd": host["hosts"] * host["devices_per_host"] * host["usd_per_device_hour"],
             }

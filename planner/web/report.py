@@ -20,9 +20,10 @@ from planner.cautions import cautions
 from planner.evaluated import Progress, evaluate
 from planner.fronts import front
 from planner.large_fleet import Against
-from planner.plan import as_text, atomic_write
+from planner.plan import as_text, atomic_write, fleet_hosts_text
 from planner.query import Query, Target
 from planner.reopen import reopen
+from planner.report import mean_tokens
 from planner.web import charts
 from planner.web.pages import Figure, render
 
@@ -128,7 +129,7 @@ def page(
         targets=_targets(plan),
         number=_number,
         time=lambda seconds: format_time(seconds).replace(" ", "\u00a0"),
-        hosts=charts.hosts_text,
+        hosts=fleet_hosts_text,
     )
 
 
@@ -140,14 +141,10 @@ def decision(plan: Mapping[str, Any]) -> str:
         for h in best["hosts"]
     )
 
-    def mean(name: str) -> float:
-        lengths: dict[str, list[float]] = workload[name]
-        return sum(t * w for t, w in zip(lengths["tokens"], lengths["weights"], strict=True))
-
+    inputs, outputs = (mean_tokens(workload[f"{part}_tokens"]) for part in ("input", "output"))
     return (
         f"{hosts}, {best['kind']}, serve {best['qps']:,.4g} requests/s of "
-        f"{mean('input_tokens'):,.0f} input and {mean('output_tokens'):,.0f} output tokens with "
-        f"{plan['model']['name']}."
+        f"{inputs:,.0f} input and {outputs:,.0f} output tokens with {plan['model']['name']}."
     )
 
 
@@ -243,7 +240,7 @@ def _prices(plan: Mapping[str, Any]) -> Figure:
         caption="USD per hour of this plan (0) and of the other fleets, by device type.",
         columns=("fleet", "USD per hour"),
         rows=tuple(
-            (f"{i}. {f['kind']}: {charts.hosts_text(f)}", f"{f['usd_per_hour']:,.2f}")
+            (f"{i}. {f['kind']}: {fleet_hosts_text(f)}", f"{f['usd_per_hour']:,.2f}")
             for i, f in enumerate(fleets)
         ),
     )

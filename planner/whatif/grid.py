@@ -80,8 +80,7 @@ def answer_grid(
 
 def fleet_name(fleet: FleetPlan) -> str:
     """A fleet in a few words: `2 x 8 h100_sxm, continuous`; prefill before decode."""
-    hosts = " + ".join(f"{h.hosts} x {h.devices_per_host} {h.device}" for h in fleet.hosts)
-    return f"{hosts}, {fleet.kind}"
+    return f"{fleet.hosts_text}, {fleet.kind}"
 
 
 def fleet_row(plan: Plan | None) -> dict[str, Any]:

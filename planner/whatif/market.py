@@ -13,6 +13,7 @@ from itertools import pairwise
 from perfmodel.errors import InputError
 from planner.evaluated import Evaluated
 from planner.pairing import KINDS, Choice
+from planner.plan import hosts_text
 from planner.query import Query
 from planner.whatif.fields import short_name
 
@@ -134,7 +135,7 @@ def fleet_name(choice: Choice) -> str:
 
 def hosts_name(choice: Choice) -> str:
     """Its hosts alone: `2 x 8 h100_sxm`."""
-    return " + ".join(f"{n} x {o.host_devices} {o.device.name}" for o, n in choice.hosts)
+    return hosts_text((n, o.host_devices, o.device.name) for o, n in choice.hosts)
 
 
 def envelope(best: Callable[[float], Line], low: float, high: float) -> list[Segment]:
