@@ -30,10 +30,10 @@ from typing import Any
 
 import agreement
 
+from perfmodel.allocator import keep_freed_memory
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.breakdown import breakdown
 from perfmodel.collect import collect
-from perfmodel.collect.torch_bench import keep_freed_memory
 from perfmodel.database import PerfStore
 from perfmodel.engine import engine_profile
 from perfmodel.hardware import load_device

@@ -8,20 +8,16 @@ deployments (`perfmodel.calibration`); `NEUTRAL` leaves the operators as they ar
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.errors import ConfigError
-from perfmodel.work import step_tokens
-
-if TYPE_CHECKING:
-    from perfmodel.modules import Call
-    from perfmodel.work import StepWork
+from perfmodel.work import StepWork, step_tokens
 
 FloatArray = NDArray[np.float64]
 
@@ -98,21 +94,6 @@ class Correction:
         """Launch gap of one layer in each column of work, (C,)."""
         gap: FloatArray = np.where(work.prefill_sequences > 0, self.layer_gap_s, 0.0)
         return gap
-
-    def apply(self, call: Call, work: StepWork, factor: float = 1.0) -> Call:
-        """The call at its time in service, not below its roofline but for what is hidden.
-
-        Args:
-            factor: what the call's time is multiplied by besides (see `Device.time_factor`).
-        """
-        kind = operator_kind(call.name, call.module)
-        factors = self.operator_factor(kind) * self.token_factor(work) * factor
-        if np.all(factors == 1.0):
-            return call
-        time = call.time
-        floor = time.floor_s * self.operator_factor(kind) if kind == "shared" else time.floor_s
-        seconds = np.maximum(time.seconds * factors, np.minimum(time.seconds, floor))
-        return replace(call, time=replace(time, seconds=seconds, floor_s=floor))
 
 
 NEUTRAL = Correction()

@@ -7,40 +7,26 @@ while the others wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
+from perfmodel.architecture import Drafter, ModelArchitecture
 from perfmodel.layout import Layouts
-from perfmodel.model_shapes import ModelArchitecture
-from perfmodel.precision import Precision
 
 
-@dataclass(frozen=True)
-class Drafter:
-    """A draft model beside a target.
+def drafter_layouts(drafter: Drafter, target: Layouts) -> Layouts:
+    """Its layout beside each of the target's, (L,)."""
+    one = np.ones_like(target.tp_a)
+    tp = one
+    if drafter.split:
+        for degree in 2 ** np.arange(1, 9):
+            split = (degree <= target.tp_a) & _divides(drafter.model, degree)
+            tp = np.where(split, degree, tp)
+    return Layouts(one, tp, one, one, tp, one, one)
 
-    Attributes:
-        precision: number formats of its weights and cache.
-        split: over the target's tensor-parallel group; otherwise whole on one device.
-    """
 
-    model: ModelArchitecture
-    precision: Precision
-    split: bool = True
-
-    def layouts(self, target: Layouts) -> Layouts:
-        """Its layout beside each of the target's, (L,)."""
-        one = np.ones_like(target.tp_a)
-        tp = one
-        if self.split:
-            for degree in 2 ** np.arange(1, 9):
-                tp = np.where((degree <= target.tp_a) & self._divides(degree), degree, tp)
-        return Layouts(one, tp, one, one, tp, one, one)
-
-    def _divides(self, tp: np.int64) -> bool:
-        at = np.array([tp])
-        return all(
-            bool(group.attention.splits_over(at)[0]) and group.feed_forward.intermediate % tp == 0
-            for group in self.model.groups
-        )
+def _divides(model: ModelArchitecture, tp: np.int64) -> bool:
+    at = np.array([tp])
+    return all(
+        bool(group.attention.splits_over(at)[0]) and group.feed_forward.intermediate % tp == 0
+        for group in model.groups
+    )

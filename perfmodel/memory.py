@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from perfmodel.architecture import Attention, FeedForward, ModelArchitecture, Recurrent
+from perfmodel.drafter import drafter_layouts
 from perfmodel.engine import EngineProfile
 from perfmodel.expert_load import ExpertLoad, busiest_device
 from perfmodel.hardware import Device
@@ -208,7 +209,7 @@ def replica_memory(
     beside = None
     if drafter is not None and drafting.any():
         own = drafter.precision.on(device.peak_flops_per_s)
-        small = drafter.layouts(layouts)
+        small = drafter_layouts(drafter, layouts)
         beside = replica_memory(
             drafter.model,
             device,

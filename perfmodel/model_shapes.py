@@ -8,15 +8,12 @@ the whole, unsharded model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from perfmodel.checks import require, require_counts
 from perfmodel.layer_shapes import Attention, LayerGroup
+from perfmodel.precision import Precision
 from perfmodel.recurrent_shapes import Recurrent
 from perfmodel.vision_shapes import VisionEncoder
-
-if TYPE_CHECKING:
-    from perfmodel.drafter import Drafter
 
 #: Keys of `ModelArchitecture.parameters_by_module`, each with the name under which
 #: `quantized_modules` speaks of it. Embedding, LM head, router and norms stay in the
@@ -253,3 +250,17 @@ class ModelArchitecture:
             elements = group.attention.kv_elements_per_token * kv_bytes_per_element
             total += group.count * kept_tokens * (elements + group.attention.index_bytes_per_token)
         return total
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """A draft model beside a target.
+
+    Attributes:
+        precision: number formats of its weights and cache.
+        split: over the target's tensor-parallel group; otherwise whole on one device.
+    """
+
+    model: ModelArchitecture
+    precision: Precision
+    split: bool = True

@@ -134,7 +134,7 @@ def phase_provenance(
             lookups += [question.lookup(call.name, present) for question in asked]
             asked.clear()
             tally = tallies.setdefault(call.name, _Tally(call.module, len(work)))
-            served = step.engine.correction.apply(call, work)
+            served = step.in_service(call, work)
             tally.add(served, _runs(call, step, pp), known[id(call.time)][1])
     overhead = _Tally("engine", len(work))
     overhead.seconds[Kind.ANALYTIC] = step.overhead_s(step.model.layers, work)

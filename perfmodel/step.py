@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from perfmodel.architecture import ModelArchitecture
 from perfmodel.bundles import Bundles
+from perfmodel.correction import operator_kind
 from perfmodel.engine import EngineProfile
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.hardware import Device
@@ -96,15 +97,28 @@ class StepModel:
 
     def calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
         """Every operator call of the step, at its time in service."""
-        return (self._in_service(call, work) for call in self.measured_calls(layouts, work))
+        return (self.in_service(call, work) for call in self.measured_calls(layouts, work))
 
-    def _in_service(self, call: Call, work: StepWork) -> Call:
-        return self.engine.correction.apply(call, work, self.device.time_factor)
+    def in_service(self, call: Call, work: StepWork) -> Call:
+        """A measured call at its time in service: under the engine's correction, on this device.
+
+        It is not below its roofline but for what is hidden.
+        """
+        correction = self.engine.correction
+        kind = operator_kind(call.name, call.module)
+        own = correction.operator_factor(kind)
+        factors = own * correction.token_factor(work) * self.device.time_factor
+        if np.all(factors == 1.0):
+            return call
+        time = call.time
+        floor = time.floor_s * own if kind == "shared" else time.floor_s
+        seconds = np.maximum(time.seconds * factors, np.minimum(time.seconds, floor))
+        return replace(call, time=replace(time, seconds=seconds, floor_s=floor))
 
     def encoder_calls(self, layouts: Layouts, work: StepWork) -> Iterator[Call]:
         """Of these, those of the vision encoder alone; none without images."""
         calls = encode(self._kit, layouts, work) if work.vision_sequences.any() else iter(())
-        return (self._in_service(call, work) for call in calls)
+        return (self.in_service(call, work) for call in calls)
 
     def overhead_s(self, layers: int, work: StepWork) -> FloatArray:
         """What no operator accounts for in a pipeline stage of so many layers, (C,)."""

@@ -11,7 +11,7 @@ from perfmodel.memory import TERMS, MemoryTerms
 from perfmodel.work import StepWork
 from planner import sizing
 from planner.candidates import Candidates, Role
-from planner.encoder import EncoderPool
+from planner.encoder_pool import EncoderPool
 from planner.energy import energy_plan
 from planner.pairing import Choice, Pool
 from planner.plan import EncoderPlan, FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan

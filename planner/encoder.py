@@ -9,7 +9,7 @@ the network to the pool that takes the prompt.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from perfmodel.precision import ACTIVATION_BYTES, Precision
 from perfmodel.queueing import mean_wait_s
 from perfmodel.work import StepWork
 from planner.candidates import Candidates
+from planner.encoder_pool import EncoderPool
 from planner.pairing import KINDS, Choice, cheapest_fleets, make_choice
 from planner.problem import Offer, Problem, image_load
 from planner.sizing import ADMISSION_SHARE
@@ -28,44 +29,6 @@ from planner.sweep import Space
 
 ONE = parse_layout("attn:TP1 ffn:TP1 PP1")
 """The layout of an encoder's replica: one device."""
-
-
-@dataclass(frozen=True)
-class EncoderPool:
-    """Devices that encode images, one replica each.
-
-    Attributes:
-        service_s: the images of one request.
-        waiting_s: mean, in front of the pool at the demand it was sized for.
-        transfer_s: of their embeddings over the network.
-        qps_each: requests/s that one device takes.
-        memory_bytes: on one device, all terms together.
-        kinds: seconds of `service_s` by how they are known.
-    """
-
-    offer: Offer
-    replicas: int
-    service_s: float
-    waiting_s: float
-    transfer_s: float
-    qps_each: float
-    memory_bytes: float
-    kinds: dict[str, float]
-
-    @property
-    def delay_s(self) -> float:
-        """What it adds to a request's first token, seconds."""
-        return self.service_s + self.waiting_s + self.transfer_s
-
-    @property
-    def usd_per_hour(self) -> float:
-        """Price of its devices, hosts' others apart."""
-        return self.replicas * self.offer.usd_per_device_hour
-
-    @property
-    def qps(self) -> float:
-        """Capacity of all its devices, requests/s."""
-        return self.qps_each * self.replicas
 
 
 def apart(space: Space) -> Space:

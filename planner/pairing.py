@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from perfmodel.kv_transfer import receiver_columns
 from planner import sizing
 from planner.candidates import Candidates
 from planner.dominance import nondominated, reduce_decode
+from planner.encoder_pool import EncoderPool
 from planner.fleet import hosts_needed, pool_hosts
 from planner.problem import Offer, Problem
 from planner.transfer import (
@@ -27,9 +27,6 @@ from planner.transfer import (
     sender_replicas,
     transfer_s,
 )
-
-if TYPE_CHECKING:
-    from planner.encoder import EncoderPool
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from perfmodel.architecture import ImageLoad, ModelArchitecture, load_model
+from perfmodel.architecture import Drafter, ImageLoad, ModelArchitecture, load_model
 from perfmodel.correction import load_corrections
-from perfmodel.drafter import Drafter
 from perfmodel.engine import ENGINES, EngineProfile, engine_profile
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.expert_load import ExpertLoad, read_counts

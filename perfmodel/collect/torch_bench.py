@@ -18,7 +18,6 @@ timed. Rebuilding the table between batches of midpoints adds about 1 ms per row
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 import resource
@@ -27,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from perfmodel.allocator import keep_freed_memory
 from perfmodel.collect.measure import Key, Machine, Sample, UnavailableError, repeat
 from perfmodel.collect.torch_group import Group, sizes
 from perfmodel.collect.torch_ops import build
@@ -67,21 +67,6 @@ refilling of a cache, is little."""
 
 HOUSEKEEPING_S = 0.05
 """One preemption in so many seconds is nobody's fault."""
-
-
-def keep_freed_memory() -> bool:
-    """Let this process keep what it frees, as the allocators do that CPU services preload.
-
-    glibc by default gives large blocks back at once, and fetches them anew page by page: an
-    output beyond a threshold that moves with what was freed before then takes up to four times
-    as long. Returns whether the C library can be told so.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return False
-    no_mapping, never_trim = (-4, 0), (-1, 2**31 - 1)
-    return all(mallopt(*option) for option in (no_mapping, never_trim))
 
 
 def import_torch() -> Any:

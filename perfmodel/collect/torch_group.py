@@ -138,9 +138,8 @@ class Group:
 
 def _member(device: str, rank: int, world: int, store: str, pipe: Connection) -> None:
     """What a member's process does: one task after another, until told to end."""
-    from perfmodel.collect.torch_bench import import_torch
+    import torch  # where it is missing, nobody makes a group
 
-    torch = import_torch()
     if device == "cuda":
         torch.cuda.set_device(rank)
     else:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from perfmodel.architecture import Attention, LayerGroup, Recurrent
 from perfmodel.correction import DRAFT
+from perfmodel.drafter import drafter_layouts
 from perfmodel.layout import Layouts
 from perfmodel.modules.attention import grouped_query, latent
 from perfmodel.modules.base import BOUNDARY, EMBEDDING, HEAD, LAYER, Call, Module, ModuleKit
@@ -103,7 +104,7 @@ def drafter_calls(kit: ModuleKit, layouts: Layouts, work: StepWork) -> Iterator[
     assert drafter is not None
     precision = drafter.precision.on(kit.ops.gemm.device.peak_flops_per_s)
     own = replace(kit, model=drafter.model, precision=precision)
-    beside = drafter.layouts(layouts)
+    beside = drafter_layouts(drafter, layouts)
     shapes, column = np.unique(
         np.stack([work.decode_sequences, work.context_tokens]), axis=1, return_inverse=True
     )

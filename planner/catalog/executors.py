@@ -9,6 +9,7 @@ from concurrent.futures import BrokenExecutor, CancelledError, Executor, Process
 from contextlib import contextmanager
 from typing import Any
 
+from perfmodel.allocator import keep_freed_memory
 from perfmodel.errors import ConfigError
 
 SCHEDULER_S = 8.0
@@ -35,23 +36,6 @@ def local_processes(count: int | None = None) -> Iterator[tuple[Executor, int]]:
                 f"one of {workers} processes was killed (for want of memory, if not by you); run "
                 "again to go on from the results so far, with fewer --workers"
             ) from None
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep freed arrays for the next ones, as one does that Dask did not start.
-
-    Dask starts its workers with `MALLOC_TRIM_THRESHOLD_=65536`: freed arrays go back to the system
-    at once and are paged in anew, which takes a third of the time of the estimator's arrays. These
-    are the thresholds that glibc raises itself to where nothing is set (mallopt(3)); other systems
-    have no such call, and no such setting.
-    """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(mmap_threshold, 32 << 20)
-        mallopt(trim_threshold, 64 << 20)
 
 
 async def _identity(address: str) -> dict[str, Any]:
@@ -83,7 +67,11 @@ def _end_with_parent() -> None:
 
 
 def _keeping_freed_memory() -> Any:
-    """What a Dask cluster runs in each worker as it starts."""
+    """What a Dask cluster runs in each worker.
+
+    They start with `MALLOC_TRIM_THRESHOLD_=65536`: freed arrays go back to the system at once and
+    are paged in anew, which takes a third of the time of the estimator's arrays.
+    """
     from distributed import WorkerPlugin
 
     class KeepFreedMemory(WorkerPlugin):
@@ -92,7 +80,7 @@ def _keeping_freed_memory() -> Any:
         name = "keep-freed-memory"
 
         def setup(self, worker: Any) -> None:
-            keep_freed_memory()
+            keep_freed_memory(everything=False)
 
     return KeepFreedMemory()
 

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from perfmodel.architecture import load_model
+from perfmodel.architecture import Drafter, load_model
 from perfmodel.breakdown import breakdown
 from perfmodel.correction import DRAFT, NEUTRAL
 from perfmodel.database import PerfStore
-from perfmodel.drafter import Drafter
+from perfmodel.drafter import drafter_layouts
 from perfmodel.kv_transfer import cache_heads, cache_parts
 from perfmodel.layout import Layouts, parse_layout
 from perfmodel.memory import replica_memory
@@ -120,7 +120,7 @@ def test_memory_is_the_sum_of_both(plain: StepModel) -> None:
     both = replace(TARGET, drafter=Drafter(SMALL, BF16))
     idle, target = memory(both, LAYOUTS, 0), memory(TARGET, LAYOUTS, 0)
     assert np.all(idle[0] == target[0])
-    small = memory(SMALL, both.drafter.layouts(LAYOUTS), 0)  # type: ignore[union-attr]
+    small = memory(SMALL, drafter_layouts(both.drafter, LAYOUTS), 0)
     drafting = memory(both, LAYOUTS, 2)
     one_stage = LAYOUTS.pp == 1
     for found, alone, added in zip(drafting, target, small, strict=True):
@@ -133,7 +133,7 @@ def test_memory_is_the_sum_of_both(plain: StepModel) -> None:
         for m, where, drafts in (
             (both, LAYOUTS, 2),
             (TARGET, LAYOUTS, 0),
-            (SMALL, both.drafter.layouts(LAYOUTS), 0),  # type: ignore[union-attr]
+            (SMALL, drafter_layouts(both.drafter, LAYOUTS), 0),  # type: ignore[union-attr]
         )
     )
     assert found[one_stage] == pytest.approx((alone + added)[one_stage])
@@ -145,8 +145,8 @@ def test_memory_is_the_sum_of_both(plain: StepModel) -> None:
 def test_its_tensor_parallelism_goes_as_far_as_its_shape() -> None:
     # 16 heads, FFN of 3,072 columns.
     wide = Layouts.from_rows([[1, tp, 1, 1, tp, 1, 1] for tp in (1, 2, 8, 16, 32, 64)])
-    assert Drafter(SMALL, BF16).layouts(wide).tp_a.tolist() == [1, 2, 8, 16, 16, 16]
-    assert set(Drafter(SMALL, BF16, split=False).layouts(wide).tp_a.tolist()) == {1}
+    assert drafter_layouts(Drafter(SMALL, BF16), wide).tp_a.tolist() == [1, 2, 8, 16, 16, 16]
+    assert set(drafter_layouts(Drafter(SMALL, BF16, split=False), wide).tp_a.tolist()) == {1}
 
 
 def test_its_cache_is_moved_too() -> None:

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from planner.encoder import (
-    EncoderPool,
     apart,
     beside,
     encoder_pool,
     encoder_pools,
     fleets_with_encoder,
 )
+from planner.encoder_pool import EncoderPool
 from planner.pairing import Pool, make_choice
 from planner.plan import Plan
 from planner.sizing import ADMISSION_SHARE

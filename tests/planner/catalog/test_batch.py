@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -290,35 +289,6 @@ def test_processes_and_a_cluster_that_loses_a_worker_give_the_same(
         assert killed
     assert contents(tmp_path / "processes") == contents(tmp_path / "here")
     assert contents(tmp_path / "cluster") == contents(tmp_path / "here")
-
-
-PAGES_FETCHED = """
-import resource
-import sys
-import numpy as np
-from planner.catalog.executors import keep_freed_memory
-if sys.argv[1] == "kept":
-    keep_freed_memory()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(100):
-    np.ones(1 << 18)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no threshold")
-def test_a_worker_keeps_the_memory_of_freed_arrays() -> None:
-    def pages(how: str) -> int:
-        found = subprocess.run(
-            [sys.executable, "-c", PAGES_FETCHED, how],
-            env={**os.environ, "MALLOC_TRIM_THRESHOLD_": "65536"},  # what Dask sets
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return int(found.stdout)
-
-    assert pages("kept") < pages("given back") / 10
 
 
 def test_a_scheduler_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
