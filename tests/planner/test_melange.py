@@ -183,7 +183,7 @@ def least_price(problem: MixProblem) -> float:
     return best
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problem=problems())
 def test_nothing_is_cheaper_than_what_is_found(problem: MixProblem) -> None:
     found = cheapest_mix(problem)
@@ -197,7 +197,7 @@ def test_nothing_is_cheaper_than_what_is_found(problem: MixProblem) -> None:
     assert found.usd_per_hour <= alone_usd_per_hour(problem).min()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(problem=problems(), times=st.integers(2, 4))
 def test_finer_slices_cost_no_more(problem: MixProblem, times: int) -> None:
     finer = MixProblem(problem.qps, problem.devices, (problem.slices or 1) * times)

@@ -128,7 +128,7 @@ def price(supplies: list[Supply], chosen: tuple[Option, ...]) -> float:
     return total
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(problem=problems())
 def test_nothing_is_cheaper_than_what_is_found(
     problem: tuple[list[Supply], list[list[Option]]],

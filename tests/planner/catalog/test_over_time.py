@@ -265,7 +265,7 @@ hours = st.lists(st.floats(0, 5), min_size=24, max_size=24).filter(any)
 price = st.integers(1, 10).map(float)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(first=hours, second=hours, reserved=price, on_demand=price, start_up=st.integers(0, 5))
 def test_longer_start_up_never_costs_less_nor_anything_less_than_fully_loaded_devices(
     first: list[float], second: list[float], reserved: float, on_demand: float, start_up: int

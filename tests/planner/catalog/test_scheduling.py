@@ -211,13 +211,13 @@ def brute_force(case: Case) -> float:
     return best
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(case=cases())
 def test_nothing_is_cheaper_than_what_is_found(case: Case) -> None:
     _check(case)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(case=cases(least=3))
 def test_nor_where_hosts_on_demand_have_a_least_time(case: Case) -> None:
     _check(case)
@@ -245,7 +245,7 @@ def _check_schedule(case: Case, found: Schedule, best: float) -> None:
         assert supply.inventory is None or hosts[:, k].max() <= supply.inventory
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(case=cases(), slots=st.integers(1, 3))
 def test_demand_that_does_not_change_is_an_assignment(case: Case, slots: int) -> None:
     supplies, _, services = case
