@@ -82,9 +82,10 @@ class DemandChoice(Strict):
     )
     trace: str | None = Field(
         default=None,
-        description="A CSV file of arrivals in order, one a line, in its first column: seconds "
-        "since a Monday 00:00 UTC, or timestamps such as 2026-01-05T08:30:00Z. Whole days, or "
-        "a week or more; of repeated hours the busiest counts.",
+        description="A CSV file of arrivals in order, one a line, in a column such as `timestamp`, "
+        "or without a heading in the first: timestamps (2026-01-05T08:30:00Z), times since 1970, "
+        "or since a Monday 00:00 UTC (`arrival_s`, `arrival_ms`; seconds without a heading). "
+        "Whole days, or a week or more; of repeated hours the busiest counts.",
     )
     trace_window: Time | None = Field(
         default=None,

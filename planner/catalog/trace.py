@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +17,39 @@ from perfmodel.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
 
-DAY_S, WEEK_S = 86400.0, 604800.0
+DAY_S, WEEK_S, YEAR_S = 86400.0, 604800.0, 366 * 86400.0
 
 MINUTE_S = 60.0
+
+COLUMNS = (
+    "timestamp",
+    "ts",
+    "time",
+    "arrival",
+    "arrival_time",
+    "arrival_timestamp",
+    "arrived_at",
+    "request_time",
+    "request_timestamp",
+    "start_time",
+    "created_at",
+    "datetime",
+)
+"""Names of a column of arrivals; any capitals, and any marks between words."""
+
+UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+
+NAMES_WITH_UNIT = "arrival_s, timestamp_ms"
+
+NO_HEADING, NO_UNIT = "", "?"
+"""In place of a unit: nothing said, or a name without one."""
+
+EPOCHS_S = (946_684_800.0, 4_102_444_800.0)
+"""This century, in seconds since 1970."""
+
+MOST_UNNAMED_S = 5 * WEEK_S
+"""Numbers without a heading are seconds up to this: of a day in milliseconds all but the first 50
+minutes lie above."""
 
 BURSTY = 1.5
 """Variance over mean above which a trace is said to come in bursts."""
@@ -110,72 +144,131 @@ class Trace:
 
 
 def read_trace(path: Path) -> Trace:
-    """Read arrivals: the first column of a CSV file, in seconds or as timestamps.
+    """Read arrivals: a column of a CSV file, as timestamps or numbers.
 
-    A first line that is no time is taken for a heading; empty lines are skipped, and those that
-    begin with #. Timestamps without an offset are UTC.
+    The column is the first that has a name of `COLUMNS`, with a unit of `UNITS` behind it or
+    without (`arrival_ms`); of a file without a heading, the first. Timestamps without an offset are
+    UTC. Numbers count from 1970 where that puts the first into this century, in some unit if
+    none is named; else from a Monday 00:00 UTC, in the unit named, or in seconds without a heading.
+    A heading without a unit leaves that open, and is refused. Empty lines are skipped, and those
+    that begin with #.
 
     Raises:
-        ConfigError: no arrivals, or a line that is none or lies before the one above it; with
-            file and line.
+        ConfigError: no arrivals, a heading without such a name, numbers of an unknown unit, or a
+            line that is no time or lies before the one above it; with file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    column, unit, clock = 0, NO_HEADING, None
     times: list[float] = []
-    monday: datetime | None = None
-    stamped: bool | None = None
     for number, line in enumerate(lines, start=1):
-        text = line.split(",", 1)[0].strip().strip('"')
-        if not line.strip() or text.startswith("#"):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         where = f"{path}:{number}"
-        stamp = None
-        try:
-            seconds = float(text)
-        except ValueError:
-            stamp = _timestamp(text)
-            if stamp is None:
-                if not times and number == _first_line(lines):
-                    continue
-                raise ConfigError(
-                    f"{where}: expected seconds or a timestamp such as 2026-01-05T08:30:00Z, "
-                    f"got {text!r}"
-                ) from None
-            monday = monday or _monday(stamp)
-            seconds = (stamp - monday).total_seconds()
-        if stamped is not None and stamped != (stamp is not None):
-            raise ConfigError(f"{where}: expected all lines in seconds, or all as timestamps")
-        stamped = stamp is not None
+        (row,) = csv.reader([line], skipinitialspace=True)
+        cell = row[column].strip() if column < len(row) else ""
+        value, stamped = _time(cell)
+        if value is None:
+            if clock is None and unit == NO_HEADING:
+                column, unit = _heading(row, where)
+                continue
+            raise ConfigError(
+                f"{where}: expected a number or a timestamp such as 2026-01-05T08:30:00Z, "
+                f"got {cell!r}"
+            )
+        if not 0 <= value < inf:
+            raise ConfigError(f"{where}: expected a time from zero up, got {cell!r}")
+        if clock is None:
+            clock = _clock(value, stamped, unit, where)
+        if stamped != clock.stamped:
+            raise ConfigError(f"{where}: expected all lines as numbers, or all as timestamps")
+        seconds = value * clock.scale - clock.monday_s
         if times and seconds < times[-1]:
-            raise ConfigError(f"{where}: {text} is earlier than the line before; sort the arrivals")
-        if not 0 <= seconds < float("inf"):
-            raise ConfigError(f"{where}: expected a time from zero up, got {text!r}")
+            raise ConfigError(f"{where}: {cell} is earlier than the line before; sort the arrivals")
+        if seconds > clock.most_s:
+            raise ConfigError(
+                f"{where}: {cell} is {seconds / WEEK_S:,.0f} weeks from the Monday before the "
+                f"first arrival; expected other units, named in the heading: {NAMES_WITH_UNIT}"
+            )
         times.append(seconds)
     if not times:
         raise ConfigError(f"{path}:1: expected arrivals, one a line, got none")
     return Trace(path, np.array(times))
 
 
-def _first_line(lines: list[str]) -> int:
-    """The number of the first line that says anything."""
-    return next(
-        i for i, line in enumerate(lines, 1) if line.strip() and not line.strip().startswith("#")
+@dataclass(frozen=True)
+class _Clock:
+    """How the times of a trace are read.
+
+    Attributes:
+        stamped: as timestamps, in seconds from 1970 by now.
+        scale: seconds of its unit.
+        monday_s: from when its seconds count to the Monday that all count from.
+        most_s: more than this after that Monday is likelier a mistake of the unit.
+    """
+
+    stamped: bool
+    scale: float
+    monday_s: float
+    most_s: float
+
+
+def _clock(first: float, stamped: bool, unit: str, where: str) -> _Clock:
+    """Of a trace's first time; of its heading, the unit."""
+    if stamped:
+        return _Clock(True, 1.0, _monday(first), inf)
+    for scale in [UNITS[unit]] if unit in UNITS else UNITS.values():
+        if EPOCHS_S[0] <= first * scale < EPOCHS_S[1]:
+            return _Clock(False, scale, _monday(first * scale), YEAR_S)
+    if unit == NO_UNIT:
+        raise ConfigError(
+            f"{where}: {first:g} is no time since 1970, and may be seconds or milliseconds; "
+            f"expected the unit in the heading: {NAMES_WITH_UNIT}"
+        )
+    scale = UNITS.get(unit, 1.0)
+    if first * scale >= WEEK_S:
+        raise ConfigError(
+            f"{where}: {first:g} {unit or 's'} is neither in the week from a Monday 00:00 UTC nor, "
+            f"since 1970, in this century; expected other units, named in the heading: "
+            f"{NAMES_WITH_UNIT}"
+        )
+    return _Clock(False, scale, 0.0, YEAR_S if unit else MOST_UNNAMED_S)
+
+
+def _heading(row: Sequence[str], where: str) -> tuple[int, str]:
+    """The column of arrivals, and its unit."""
+    for column, text in enumerate(row):
+        spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", text)
+        name = re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+        start, _, end = name.rpartition("_")
+        if name in COLUMNS:
+            return column, NO_UNIT
+        if start in COLUMNS and end in UNITS:
+            return column, end
+    raise ConfigError(
+        f"{where}: expected times, or a comma-separated heading with a column of "
+        f"{', '.join(COLUMNS)}, or one of these with its unit ({NAMES_WITH_UNIT}), "
+        f"got {','.join(row)[:80]!r}"
     )
 
 
-def _timestamp(text: str) -> datetime | None:
+def _time(text: str) -> tuple[float | None, bool]:
+    """A number, or a timestamp in seconds since 1970; whether it is a timestamp."""
+    try:
+        return float(text), False
+    except ValueError:
+        pass
     try:
         stamp = datetime.fromisoformat(text)
     except ValueError:
-        return None
-    return stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)
+        return None, False
+    return (stamp if stamp.tzinfo else stamp.replace(tzinfo=UTC)).timestamp(), True
 
 
-def _monday(stamp: datetime) -> datetime:
-    """The Monday 00:00 UTC at or before a time."""
-    day = stamp.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    return day - timedelta(days=day.weekday())
+def _monday(epoch_s: float) -> float:
+    """The Monday 00:00 UTC at or before a time; 1970 began on a Thursday."""
+    return epoch_s - (epoch_s - 4 * DAY_S) % WEEK_S

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -165,15 +167,28 @@ def test_bursts_are_told_from_poisson_arrivals() -> None:
         ([], "arrivals.csv:1: expected arrivals, one a line, got none"),
         (["arrival_s"], "arrivals.csv:1: expected arrivals"),
         (["arrival_s", 1, 3, 2], "arrivals.csv:4: 2 is earlier than the line before"),
-        (["arrival_s", 1, "x"], "arrivals.csv:3: expected seconds or a timestamp"),
-        (["arrival_s", "x"], "arrivals.csv:2: expected seconds or a timestamp"),
+        (["arrival_s", 1, "x"], "arrivals.csv:3: expected a number or a timestamp"),
+        (["arrival_s", "x"], "arrivals.csv:2: expected a number or a timestamp"),
         ([1, "nan"], "arrivals.csv:2: expected a time from zero up, got 'nan'"),
         ([-1], "arrivals.csv:1: expected a time from zero up, got '-1'"),
         ([1, "inf"], "arrivals.csv:2: expected a time from zero up"),
-        ([1, "2026-01-05"], "arrivals.csv:2: expected all lines in seconds, or all"),
-        (["2026-01-05", 1], "arrivals.csv:2: expected all lines in seconds, or all"),
+        ([1, "2026-01-05"], "arrivals.csv:2: expected all lines as numbers, or all"),
+        (["2026-01-05", 1], "arrivals.csv:2: expected all lines as numbers, or all"),
         (["2026-01-06", "2026-01-04"], "arrivals.csv:2: 2026-01-04 is earlier than the line"),
         ([0, 7200], "arrivals.csv: covers 3 h; expected arrivals in every hour of a day"),
+        # Times that could be read as a thousand times what they are.
+        (["timestamp", 0, 86_399_000], "arrivals.csv:2: 0 is no time since 1970, and may be"),
+        ([0, 86_399_000], "arrivals.csv:2: 86399000 is 143 weeks from the Monday"),
+        (["arrival_s", 0, 86_399_000], "arrivals.csv:3: 86399000 is 143 weeks"),
+        (["arrival_s", 1_767_605_400_000], "arrivals.csv:2: 1.76761e+12 s is neither in the week"),
+        (["arrival_ms", 1_767_605_400], "arrivals.csv:2: 1.76761e+09 ms is neither in the week"),
+        ([1_767_605_400, 1_767_605_400_000], "arrivals.csv:2: 1767605400000 is 2"),
+        ([20260105], "arrivals.csv:1: 2.02601e+07 s is neither in the week"),
+        (["latency,ttft", "1,2"], "arrivals.csv:1: expected times, or a comma-separated heading"),
+        (["timestamp;tokens", "1;2"], "arrivals.csv:1: expected times, or a comma-separated"),
+        (['{"timestamp": 0}'], "arrivals.csv:1: expected times, or a comma-separated heading"),
+        (["05/01/2026 08:30"], "arrivals.csv:1: expected times, or a comma-separated heading"),
+        (["tokens,ts", "5"], "arrivals.csv:2: expected a number or a timestamp"),
     ],
 )
 def test_bad_traces(tmp_path: Path, lines: list[object], said: str) -> None:
@@ -181,6 +196,42 @@ def test_bad_traces(tmp_path: Path, lines: list[object], said: str) -> None:
     with pytest.raises(ConfigError) as error:
         demand_over_time(DemandChoice(trace="arrivals.csv"), None, 3600.0, tmp_path)
     assert said in str(error.value)
+
+
+MONDAY = datetime(2026, 1, 5, tzinfo=UTC).timestamp()
+AT_S = (2 * 86400 + 1800.5, 2 * 86400 + 5400.25)
+"""Wednesday, 00:30:00.5 and 01:30:00.25."""
+
+
+@pytest.mark.parametrize(
+    ("heading", "spelled"),
+    [
+        *[
+            (name, lambda s, scale=scale: f"{(MONDAY + s) * scale:.0f}")
+            for name in (None, "ts", "TIMESTAMP", "Arrival Time", "createdAt")
+            for scale in (1e3, 1e6, 1e9)
+        ],
+        ("timestamp", lambda s: f"{MONDAY + s:.2f}"),
+        ("timestamp_ms", lambda s: f"{1e3 * (MONDAY + s):.0f}"),
+        (None, str),
+        ("arrival_s", str),
+        ("arrivalTime (ms)", lambda s: f"{1e3 * s:.0f}"),
+        # As in Azure's public traces of 2023 and 2024.
+        ("TIMESTAMP", lambda s: f"{datetime.fromtimestamp(MONDAY + s, UTC):%F %T.%f}0"),
+        ("TIMESTAMP", lambda s: f"{datetime.fromtimestamp(MONDAY + s, UTC):%F %T.%f+00:00}"),
+    ],
+)
+def test_times_as_people_write_them(
+    tmp_path: Path, heading: str | None, spelled: Callable[[float], str]
+) -> None:
+    heads = [] if heading is None else [f"\ufeff{heading},ContextTokens"]
+    path = trace_file(tmp_path, *heads, *(f"{spelled(s)},7" for s in AT_S))
+    assert read_trace(path).arrivals_s == pytest.approx(AT_S, abs=1e-3)
+
+
+def test_the_column_of_arrivals_is_found_by_its_name(tmp_path: Path) -> None:
+    path = trace_file(tmp_path, "request,arrived_at", '"one, two",2026-01-05', "x,2026-01-06")
+    assert read_trace(path).arrivals_s.tolist() == [0, 86400]
 
 
 def test_a_trace_that_cannot_be_read(tmp_path: Path) -> None:

@@ -435,7 +435,7 @@ def test_bad_demand_leaves_other_services(catalog_file: CatalogFile, tmp_path: P
     said = [str(error) for error in errors]
     assert "services.count.demand.hourly: expected 24 or 168 numbers, got 2" in said[0]
     assert "services.trace.demand: " in said[1]
-    assert "bad.csv:2: expected seconds" in said[1]
+    assert "bad.csv:2: expected a number" in said[1]
     assert "expected workload.qps to be a number beside it, got 'max'" in said[2]
     assert "services.word.demand: " in said[3]
     assert all("catalog.yaml:" in text for text in said)
