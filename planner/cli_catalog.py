@@ -70,6 +70,12 @@ def batch(
         f"{len(results)} services: {computed} computed, {len(results) - computed} known already, "
         f"{len(failed)} without a plan{_not_read(wrong)}; {out}"
     )
+    found = [r.plan["best"]["usd_per_hour"] for r in results if r.plan is not None]
+    if found:
+        console().print(
+            f"${sum(found):,.2f} per hour, each on hosts of its own and without the catalog's "
+            "inventories and spare hosts, with which `planner fleet` plans all together"
+        )
     for result in failed:
         typer.echo(f"error: {result.name}: {result.error}", err=True)
     if wrong or failed:

@@ -17,6 +17,7 @@ from concurrent.futures import (
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from traceback import format_exc
 from typing import Any
 
 from perfmodel.database import PerfStore
@@ -88,6 +89,7 @@ class Result:
             the plan of the peak, with the families of `planner.catalog.families` at `OVER_TIME`.
         error: what is wrong with the query, or which limit no fleet meets.
         computed: in this run, not found.
+        traceback: of an error that no input explains; such a result is computed again.
     """
 
     name: str
@@ -95,6 +97,7 @@ class Result:
     plan: dict[str, Any] | None
     error: str
     computed: bool = True
+    traceback: str = ""
 
 
 def run_batch(
@@ -128,10 +131,10 @@ def run_batch(
             waiting.setdefault(digest, []).append(service)
         else:
             results[service.name] = known
-    for digest, (plan, problem) in _solved(waiting, settings, executor, workers):
+    for digest, found in _solved(waiting, settings, executor, workers):
         for service in waiting[digest]:
-            error_text = f"{service.source}: {problem}" if problem else ""
-            result = Result(service.name, digest, plan, error_text)
+            error_text = f"{service.source}: {found.error}" if found.error else ""
+            result = Result(service.name, digest, found.plan, error_text, traceback=found.traceback)
             write_result(folder, result)
             results[result.name] = result
             progress(result.name, len(results) / len(services))
@@ -165,8 +168,13 @@ def write_summary(folder: Path, services: Sequence[Service], results: Sequence[R
         raise ConfigError(f"{folder / SUMMARY}: cannot be written: {error.strerror}") from None
 
 
-Answer = tuple[dict[str, Any] | None, str]
-"""A plan as plain data, or what is wrong."""
+@dataclass(frozen=True)
+class Answer:
+    """A plan as plain data, or what is wrong, and where in the program if no input explains it."""
+
+    plan: dict[str, Any] | None
+    error: str = ""
+    traceback: str = ""
 
 
 def _solved(
@@ -258,10 +266,13 @@ def _solve(service: Service, settings: Settings) -> Answer:
         if service.demand is not None:
             data[OVER_TIME] = families_of(found, service.demand)
     except InputError as error:
-        return None, str(error)
+        return Answer(None, str(error))
+    except Exception as error:  # a fault of the program, which stops no other service
+        what = f"a fault of the planner, {type(error).__name__}: {error}"
+        return Answer(None, f"{what} (its result has the traceback)", format_exc())
     # What differs from run to run is no part of the result.
     data["search"].pop("seconds")
-    return data, ""
+    return Answer(data)
 
 
 Tables = Sequence[tuple[str, int]]
@@ -311,7 +322,9 @@ def read_result(folder: Path, name: str, digest: str) -> Result | None:
 
 
 def _whole(data: dict[str, Any]) -> bool:
-    """Whether a result has a plan with its fleets, or else says why there is none."""
+    """Whether a result has a plan with its fleets, or else a reason that will not change."""
+    if data.get("traceback"):
+        return False
     if data["plan"] is None:
         return isinstance(data["error"], str) and data["error"] != ""
     fleets = [data["plan"]["best"], *data["plan"]["alternatives"]]
@@ -331,6 +344,8 @@ def write_result(folder: Path, result: Result) -> None:
         "error": result.error,
         "plan": result.plan,
     }
+    if result.traceback:
+        data["traceback"] = result.traceback
     atomic_write(_file(folder, result.name), json.dumps(data, indent=1) + "\n")
 
 

@@ -31,7 +31,7 @@ from planner.catalog import (
 )
 from planner.catalog.families import sharing_fleets
 from planner.evaluated import evaluate
-from planner.solve import solve
+from planner.solve import answer, solve
 
 CatalogFile = Callable[..., Path]
 THREE = {name: {"workload": {"qps": qps}} for name, qps in (("a", 5), ("b", 20), ("c", 60))}
@@ -146,6 +146,32 @@ def test_a_query_without_a_plan_stops_nothing(
     assert "no_such_device" in results[1].error
     assert "no price known" in results[2].error
     assert all("catalog.yaml:" in r.error for r in results[:3])
+
+
+def test_a_fault_of_the_program_stops_nothing_and_is_tried_again(
+    catalog_file: CatalogFile, tmp_path: Path, here: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = catalog_file(services=THREE), tmp_path / "out"
+    found = services(path)
+    with monkeypatch.context() as patch:
+
+        def faulty(evaluated: Any, **options: Any) -> Any:
+            if evaluated.query.workload.qps == 20:
+                raise ZeroDivisionError("of nothing")
+            return answer(evaluated, **options)
+
+        patch.setattr(batch, "answer", faulty)
+        results = run_batch(found, out, Settings(), here, 1, quiet)
+    assert [r.plan is None for r in results] == [False, True, False]
+    assert "catalog.yaml:" in results[1].error
+    assert "a fault of the planner, ZeroDivisionError: of nothing" in results[1].error
+    written = json.loads((out / "b.json").read_text())
+    assert written["traceback"].startswith("Traceback (most recent call last)")
+    assert 'raise ZeroDivisionError("of nothing")' in written["traceback"]
+    again = run_batch(found, out, Settings(), here, 1, quiet)
+    assert [r.computed for r in again] == [False, True, False]
+    assert again[1].plan is not None
+    assert "traceback" not in json.loads((out / "b.json").read_text())
 
 
 def _unpriced(folder: Path) -> Path:
