@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.catalog.inventories import Total, limits
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -92,6 +94,7 @@ def assign(
     services: Sequence[Sequence[Option]],
     together: Sequence[Sequence[int]] = (),
     *,
+    totals: Sequence[Total] = (),
     gap: float = 1e-4,
     limit_s: float = 60.0,
     beyond_inventory: bool = False,
@@ -106,10 +109,11 @@ def assign(
     Args:
         services: the options of each.
         together: groups of services which must all use the same supplies.
+        totals: inventories of several supplies together.
         gap: share of the price at which the solver may stop.
         limit_s: after which it stops with what it has found.
         beyond_inventory: hosts may exceed the inventories, which costs so much more that as
-            little as possible is missing.
+            little as possible is missing; a host more in a region is one more of all regions.
 
     Raises:
         ValueError: a service without options.
@@ -153,7 +157,8 @@ def assign(
         LinearConstraint(held.tocsr(), -np.inf, 0),
         LinearConstraint(used.tocsr(), -np.inf, 0),
     ]
-    if np.isfinite(caps).any():
+    counted, at_most = limits(supplies, totals)
+    if len(counted):
         with_spare = sparse.hstack(
             [
                 sparse.csr_matrix((kinds, options)),
@@ -162,7 +167,8 @@ def assign(
                 -sparse.eye(kinds),
             ]
         )
-        constraints.append(LinearConstraint(with_spare.tocsr(), -np.inf, caps))
+        kept = sparse.csr_matrix(counted) @ with_spare.tocsr()
+        constraints.append(LinearConstraint(kept, -np.inf, at_most))
     rows = _alike(flat, owner, together)
     if rows:
         equal = sparse.hstack(

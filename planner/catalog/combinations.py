@@ -1,22 +1,25 @@
-"""Few services with few configurations: all combinations, priced at once.
+"""Combinations of configurations, priced at once.
 
-For a small catalog the integer program's bound is weak: whole hosts in every slot round more
-than its relaxation sees. What a combination costs is known in closed form, so that all of them
-are priced instead, and the answer is proven.
+The integer program's bound is weak: whole hosts in every slot round more than its relaxation
+sees. What a combination costs is known in closed form. Of few services with few configurations
+all are priced instead, and the answer is proven; of many, those near the program's answer, which
+they often better.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from planner.catalog.assignment import MISSING_FACTOR
-
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+
+Prices = Callable[[IntArray, int], FloatArray]
+"""Of one supply's hosts, (C,), for devices taken of it, (T, C), and which supply it is."""
 
 MOST_CELLS = 1e8
 """Combinations times slots times supplies that are priced: a few seconds."""
@@ -37,15 +40,8 @@ def cheapest_combination(
     families: Sequence[IntArray],
     used: IntArray,
     besides: FloatArray,
-    *,
-    size: IntArray,
-    spare: IntArray,
-    most: FloatArray,
-    reserved: FloatArray,
-    on_demand: FloatArray,
-    weights: FloatArray,
+    prices: Prices,
     together: Sequence[Sequence[int]] = (),
-    beyond_inventory: bool = False,
 ) -> tuple[IntArray, float] | None:
     """The cheapest choice of a family for every service, and its price; None where none fits.
 
@@ -53,11 +49,7 @@ def cheapest_combination(
         families: indices of each service's.
         used: (T, F, K) devices that each family takes, by slot and supply.
         besides: (F,) what families cost besides hosts.
-        size, spare, most: (K,) devices of a host, spare hosts, inventories in hosts.
-        reserved, on_demand: (K,) USD per host-hour; infinite where not to be had on demand.
-        weights: (T,) share of time of each slot.
         together: as in `planner.catalog.scheduling.schedule`.
-        beyond_inventory: likewise.
     """
     shape = tuple(len(mine) for mine in families)
     uses = used.sum(axis=0) > 0
@@ -69,38 +61,89 @@ def cheapest_combination(
         chosen = np.stack([mine[at] for mine, at in zip(families, places, strict=True)], axis=1)
         chosen = chosen[_alike(uses, chosen, together)]
         taken = used[:, chosen].sum(axis=2)
-        needed = -(-taken // size) + np.where(taken > 0, spare, 0)
-        beyond = np.maximum(needed.max(axis=0) - most, 0)
-        price = usd_per_hour(needed, reserved, on_demand, weights).sum(axis=1)
-        price += besides[chosen].sum(axis=1)
-        if beyond_inventory:
-            price += MISSING_FACTOR * (beyond @ reserved)
-        else:
-            price[(beyond > 0).any(axis=1)] = np.inf
+        price = besides[chosen].sum(axis=1)
+        for k in range(taken.shape[2]):
+            price += prices(taken[:, :, k], k)
         if len(price) and price.min() < (np.inf if best is None else best[1]):
             i = int(price.argmin())
             best = chosen[i], float(price[i])
     return best
 
 
+def improved(
+    chosen: IntArray,
+    owner: IntArray,
+    used: IntArray,
+    besides: FloatArray,
+    prices: Prices,
+    *,
+    movable: BoolArray,
+    limit_s: float,
+) -> IntArray:
+    """The choice with other families of one service, or of two at once, until none saves.
+
+    Where hosts are shared by many services the integer program seldom has the time to fill them.
+    Pairs are tried from the cheapest first change on, each with its best second one.
+
+    Args:
+        chosen: (S,) a family of each service.
+        owner: (F,) service of each family.
+        movable: (F,) families that may be changed to.
+        limit_s: after which it stops.
+
+    Others are those of `cheapest_combination`.
+    """
+    until = time.perf_counter() + limit_s
+    by_supply = np.ascontiguousarray(used.transpose(2, 0, 1))
+
+    def after(now: IntArray) -> FloatArray:
+        """The price after each change of one service, (F,)."""
+        mine = now[owner]
+        price = besides[now].sum() + besides - besides[mine]
+        for k, devices in enumerate(by_supply):
+            total = devices[:, now].sum(axis=1)[:, None]
+            more = devices - devices[:, mine]
+            changes = more.any(axis=0)
+            price[~changes] += prices(total, k)
+            price[changes] += prices(total + more[:, changes], k)
+        return np.where(movable | (mine == np.arange(len(owner))), price, np.inf)
+
+    def changed(now: IntArray, family: int) -> IntArray:
+        return np.where(np.arange(len(now)) == owner[family], family, now)
+
+    now, price = chosen, after(chosen)
+    best = float(price[now[0]])
+    while True:
+        firsts = (f for f in np.argsort(price) if np.isfinite(price[f]))
+        for first in (now[0], *firsts):  # at first none: one change alone
+            trial = changed(now, first)
+            seconds = after(trial)
+            if seconds.min() < best * (1 - 1e-9):
+                now = changed(trial, int(seconds.argmin()))
+                best, price = float(seconds.min()), after(now)
+                break
+            if time.perf_counter() > until:
+                return now
+        else:
+            return now
+
+
 def usd_per_hour(
-    needed: IntArray, reserved: FloatArray, on_demand: FloatArray, weights: FloatArray
+    needed: IntArray, reserved: float, on_demand: float | None, weights: FloatArray
 ) -> FloatArray:
-    """Price of hosts needed, (C, K) of (T, C, K), with the best number of them reserved.
+    """Price of hosts of a supply needed, (C,) of (T, C), with the best number of them reserved.
 
     A host is reserved if the slots that need it are a larger share of time than `reserved /
     on_demand`.
     """
+    if on_demand is None:
+        return np.asarray(reserved * needed.max(axis=0))
     order = np.argsort(-needed, axis=0)
     falling = np.take_along_axis(needed, order, axis=0)
-    share = np.cumsum(weights[order], axis=0)
-    worth = share > reserved / on_demand * (1 + 1e-12)
+    worth = np.cumsum(weights[order], axis=0) > reserved / on_demand * (1 + 1e-12)
     first = worth.argmax(axis=0)[None]
     kept = np.where(worth.any(axis=0), np.take_along_axis(falling, first, axis=0)[0], 0)
-    over = np.maximum(needed - kept, 0)
-    rented = np.einsum("t,tck->ck", weights, over.astype(float))
-    price = np.where(np.isfinite(on_demand), on_demand, 0.0)
-    return np.asarray(reserved * kept + price * rented)
+    return np.asarray(reserved * kept + on_demand * (weights @ np.maximum(needed - kept, 0)))
 
 
 def _alike(uses: BoolArray, chosen: IntArray, together: Sequence[Sequence[int]]) -> BoolArray:

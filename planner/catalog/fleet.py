@@ -7,11 +7,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from perfmodel.documents import read_yaml
 from perfmodel.errors import ConfigError, InputError
 from planner.catalog.assignment import Assignment, Option, Supply, assign
 from planner.catalog.batch import Result
-from planner.catalog.placing import Key, devices_of, offers_of, pools_of, supply_of, taken
+from planner.catalog.inventories import OUT_OF_TIME, Total, TotalPlan, lacking, taken_of
+from planner.catalog.placing import (
+    Key,
+    devices_of,
+    offers_of,
+    pools_of,
+    supply_of,
+    taken,
+    totals_of,
+)
 from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.services import Catalog, Service
 from planner.plan import as_text, atomic_write
@@ -62,6 +73,7 @@ class CatalogFleet:
         bound_usd_per_hour: no assignment of the services' plans costs less.
         alone_usd_per_hour: each service's cheapest plan on hosts of its own, whatever the
             inventory.
+        totals: of inventories over all regions.
         left_out: services without any plan, and why.
     """
 
@@ -71,6 +83,7 @@ class CatalogFleet:
     alone_usd_per_hour: float
     services: tuple[ServicePlan, ...]
     hosts: tuple[HostsPlan, ...]
+    totals: tuple[TotalPlan, ...]
     left_out: dict[str, str]
     seconds: float
 
@@ -167,11 +180,11 @@ def plan_fleet(
     """
     given = open_choices(catalog, results, current=current, search_path=search_path)
     served, fleets, keys, offers = given.served, given.fleets, given.keys, given.offers
-    supplies, options, together = given.supplies, given.options, given.together
+    supplies, options = given.supplies, given.options
     left_out = {r.name: r.error for r in results if r.plan is None}
-    found = assign(supplies, options, together, gap=gap, limit_s=limit_s)
+    found = assign(supplies, options, given.together, totals=given.totals, gap=gap, limit_s=limit_s)
     if found is None:
-        raise InputError(_missing(supplies, options, together, served, limit_s))
+        raise InputError(_missing(given, limit_s))
     alone = sum(min(f["usd_per_hour"] for f in known) for known in fleets)
     return CatalogFleet(
         usd_per_hour=found.usd_per_hour,
@@ -182,6 +195,7 @@ def plan_fleet(
             _service_plan(s, fleets[i][found.chosen[i]], current) for i, s in enumerate(served)
         ),
         hosts=_hosts(keys, offers, supplies, options, found),
+        totals=taken_of(given.totals, supplies, np.array([found.hosts])),
         left_out=left_out,
         seconds=found.seconds,
     )
@@ -206,6 +220,7 @@ class Choices:
     fleets: tuple[tuple[dict[str, Any], ...], ...]
     options: tuple[tuple[Option, ...], ...]
     together: tuple[tuple[int, ...], ...]
+    totals: tuple[Total, ...]
 
 
 def open_choices(
@@ -233,13 +248,14 @@ def open_choices(
         served=served,
         keys=keys,
         offers=offers,
-        supplies=tuple(supply_of(catalog, key, offers[key]) for key in keys),
+        supplies=tuple(supply_of(catalog, key, offers[key], keys) for key in keys),
         fleets=fleets,
         options=tuple(
             tuple(_option(s, f, keys, offers, catalog.share_hosts, current) for f in known)
             for s, known in zip(served, fleets, strict=True)
         ),
         together=tuple(group for group in groups if len(group) > 1),
+        totals=tuple(totals_of(catalog, keys)),
     )
 
 
@@ -303,31 +319,23 @@ def _hosts(
     return tuple(plans)
 
 
-def _missing(
-    supplies: Sequence[Supply],
-    options: Sequence[Sequence[Option]],
-    together: Sequence[Sequence[int]],
-    services: Sequence[Service],
-    limit_s: float,
-) -> str:
+def _missing(given: Choices, limit_s: float) -> str:
     """What the inventories lack, at the least price, and which services need it."""
-    beyond = assign(supplies, options, together, limit_s=limit_s, beyond_inventory=True)
+    beyond = assign(
+        given.supplies,
+        given.options,
+        given.together,
+        totals=given.totals,
+        limit_s=limit_s,
+        beyond_inventory=True,
+    )
     if beyond is None:
-        return f"no assignment was found within {limit_s:g} s"
-    lines = ["inventory: the services do not fit; the cheapest way out:"]
-    taken = [known[i] for known, i in zip(options, beyond.chosen, strict=True)]
-    for i, supply in enumerate(supplies):
-        if supply.inventory is None or beyond.hosts[i] <= supply.inventory:
-            continue
-        more = beyond.hosts[i] - supply.inventory
-        users = [
-            service.name
-            for service, option in zip(services, taken, strict=True)
-            if option.hosts[i] or option.devices[i]
-        ]
-        lines.append(
-            f"  {more} more host{'s' if more > 1 else ''} of {supply.host_devices} x "
-            f"{supply.name} (inventory {supply.inventory}, needed {beyond.hosts[i]}), "
-            f"{more * supply.usd_per_host_hour:,.2f} USD per hour; used by {', '.join(users)}"
-        )
-    return "\n".join(lines)
+        return OUT_OF_TIME
+    taken = [known[i] for known, i in zip(given.options, beyond.chosen, strict=True)]
+    return lacking(
+        given.supplies,
+        given.totals,
+        np.array([beyond.hosts]),
+        np.array([[np.array(o.hosts) + o.devices for o in taken]]),
+        [service.name for service in given.served],
+    )

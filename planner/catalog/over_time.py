@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from perfmodel.errors import InputError
 from planner.catalog.batch import Result
 from planner.catalog.fleet import NOTHING, Current
+from planner.catalog.inventories import taken_of
 from planner.catalog.placing import devices_of, pool_plans
 from planner.catalog.question import (
     Question,
@@ -58,11 +59,18 @@ def plan_over_time(
     hours = max(s.demand.hours if s.demand else 24 for s in served)
     asked = ask(catalog, served, plans, hours, current, search_path)
     found = schedule(
-        asked.supplies, asked.rentals, asked.families, asked.together, gap=gap, limit_s=limit_s
+        asked.supplies,
+        asked.rentals,
+        asked.families,
+        asked.together,
+        totals=asked.totals,
+        gap=gap,
+        limit_s=limit_s,
     )
     if found is None:
         raise InputError(missing(asked, limit_s))
     scaling = catalog.autoscaling
+    apart, apart_bound = apart_usd_per_hour(asked, gap)
     return ScheduledFleet(
         hours=hours,
         slot_s=scaling.slot,
@@ -76,11 +84,13 @@ def plan_over_time(
         bound_usd_per_hour=found.bound_usd_per_hour,
         gap=found.gap,
         static_usd_per_hour=static_usd_per_hour(asked, gap, limit_s),
-        apart_usd_per_hour=apart_usd_per_hour(asked, gap),
+        apart_usd_per_hour=apart,
+        apart_bound_usd_per_hour=apart_bound,
         at_scale_usd_per_hour=at_scale_usd_per_hour(asked),
         families=sum(len(families) for families in asked.families),
         services=_services(asked, found, current),
         hosts=_hosts(asked, found),
+        totals=taken_of(asked.totals, asked.supplies, found.reserved + found.on_demand),
         left_out=left_out,
         seconds=found.seconds,
     )

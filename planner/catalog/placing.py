@@ -9,6 +9,7 @@ from typing import Any
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.hardware import load_device
 from planner.catalog.assignment import Supply
+from planner.catalog.inventories import Total
 from planner.catalog.services import ANYWHERE, Catalog, Service
 from planner.fleet import hosts_needed
 from planner.problem import Offer, resolve
@@ -26,7 +27,7 @@ def offers_of(
     """The devices that services may use, by type and region; one price and host for each.
 
     Raises:
-        ConfigError: services disagree on a device, or one inventory is of several regions.
+        ConfigError: services disagree on a device.
     """
     found: dict[Key, tuple[Offer, str]] = {}
     for service in services:
@@ -40,24 +41,7 @@ def offers_of(
                         f"{service.source}: {field} of {offer.device.name} is {mine:g}, "
                         f"but {other:g} in {first}: services of a region share their hosts"
                     )
-    _check_regions(catalog, list(found))
     return {key: offer for key, (offer, _) in found.items()}
-
-
-def _check_regions(catalog: Catalog, keys: Sequence[Key]) -> None:
-    """Refuse an inventory that several regions would each have for themselves."""
-    for (device, region), count in catalog.inventory.items():
-        if region != ANYWHERE or not count:
-            continue
-        where = sorted(
-            r for d, r in keys if d == device and (r == ANYWHERE or (d, r) not in catalog.inventory)
-        )
-        if len(where) > 1:
-            named = ", ".join(r or "no region" for r in where)
-            raise ConfigError(
-                f"{catalog.sources.get(f'inventory.{device}', 'inventory')}: {count} {device} for "
-                f"services in several regions ({named}); expected a count for each region"
-            )
 
 
 def check_devices(catalog: Catalog, search_path: Sequence[Path]) -> None:
@@ -66,7 +50,7 @@ def check_devices(catalog: Catalog, search_path: Sequence[Path]) -> None:
     An inventory may be of a known device that no service uses.
 
     Raises:
-        ConfigError: with file, line and what there is; also of an inventory of several regions.
+        ConfigError: with file, line and what there is.
     """
     keys: set[Key] = set()
     for service in catalog.services if catalog.prices or catalog.inventory else ():
@@ -75,7 +59,6 @@ def check_devices(catalog: Catalog, search_path: Sequence[Path]) -> None:
         except InputError:  # said where the service is solved
             return
         keys |= {(offer.device.name, service.region) for offer in offers}
-    _check_regions(catalog, sorted(keys))
     names, regions = {name for name, _ in keys}, {region for _, region in keys}
     for name, region in catalog.inventory:
         where = catalog.sources.get(f"inventory.{name}", "inventory")
@@ -100,10 +83,23 @@ def check_devices(catalog: Catalog, search_path: Sequence[Path]) -> None:
             )
 
 
-def supply_of(catalog: Catalog, key: Key, offer: Offer) -> Supply:
-    """The hosts of one device type in one region."""
+def totals_of(catalog: Catalog, keys: Sequence[Key]) -> list[Total]:
+    """Inventories over all regions, of device types that services of several may use."""
+    return [
+        Total(device, places, catalog.inventory[device, ANYWHERE])
+        for device in dict.fromkeys(device for device, _ in keys)
+        if (device, ANYWHERE) in catalog.inventory
+        and len(places := tuple(i for i, key in enumerate(keys) if key[0] == device)) > 1
+    ]
+
+
+def supply_of(catalog: Catalog, key: Key, offer: Offer, keys: Sequence[Key]) -> Supply:
+    """The hosts of one device type in one region, of those in all of `keys`."""
     device, region = key
-    devices = catalog.inventory.get(key, catalog.inventory.get((device, ANYWHERE)))
+    limits = [catalog.inventory.get(key)] if region else []
+    if sum(device == other for other, _ in keys) == 1:  # else `totals_of`
+        limits.append(catalog.inventory.get((device, ANYWHERE)))
+    devices = min((limit for limit in limits if limit is not None), default=None)
     return Supply(
         name=f"{device} in {region}" if region else device,
         host_devices=offer.host_devices,

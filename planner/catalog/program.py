@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from planner.catalog import combinations
 from planner.catalog.assignment import MISSING_FACTOR, Supply
-from planner.catalog.combinations import cheapest_combination, few_enough
+from planner.catalog.combinations import cheapest_combination, few_enough, improved
 from planner.catalog.hosts_over_time import Family, Rental, cheapest_hosts
+from planner.catalog.inventories import Total, limits
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -35,19 +37,21 @@ class Program:
         supplies: Sequence[Supply],
         rentals: Sequence[Rental],
         services: Sequence[Sequence[Family]],
+        totals: Sequence[Total] = (),
         beyond_inventory: bool = False,
     ) -> None:
-        self.supplies, self.rentals = supplies, rentals
+        self.supplies, self.rentals, self.totals = supplies, rentals, totals
         self.beyond_inventory = beyond_inventory
         self.flat = [family for families in services for family in families]
         self.owner = np.repeat(np.arange(len(services)), [len(f) for f in services])
         self.size = np.array([s.host_devices for s in supplies])
         self.spare = np.array([s.spare for s in supplies])
+        self.besides = np.array([f.usd_per_hour for f in self.flat])
         self.holds = any(r.least_slots > 1 for r in rentals)
         used = np.stack([f.hosts * self.size + f.devices for f in self.flat], axis=1)  # (T, F, K)
         slots = len(used)
         self.slot_of = np.arange(slots)
-        self.weights = np.full(slots, 1.0 / slots)
+        self.weights = self.each_slot = np.full(slots, 1.0 / slots)
         if not self.holds:
             flat = used.reshape(slots, -1)
             _, first, self.slot_of, counts = np.unique(
@@ -66,29 +70,59 @@ class Program:
         return few_enough(np.bincount(self.owner).tolist(), self.slots, self.kinds)
 
     @property
-    def exact(self) -> bool:
-        """Whether that is the whole answer: without least times, which no closed form has."""
-        return self.few and not self.holds
+    def closed(self) -> bool:
+        """Whether the best hosts of families are known in closed form.
+
+        Not with least times, nor where several supplies have an inventory together: what is
+        reserved in one region and idle is lacking in another.
+        """
+        return not self.holds and not self.totals
 
     def enumerated(self, together: Sequence[Sequence[int]]) -> tuple[IntArray, float] | None:
-        """The cheapest combination and its price, as if hosts had no least time; None of many."""
+        """The cheapest combination and its price by the closed form; None of many."""
         if not self.few:
             return None
-        rented = [r.usd_per_host_hour for r in self.rentals]
-        caps = [s.inventory for s in self.supplies]
         return cheapest_combination(
             [np.flatnonzero(self.owner == i) for i in range(self.owner.max() + 1)],
             self.used,
-            np.array([f.usd_per_hour for f in self.flat]),
-            size=self.size,
-            spare=self.spare,
-            most=np.array([np.inf if cap is None else cap for cap in caps]),
-            reserved=np.array([s.usd_per_host_hour for s in self.supplies]),
-            on_demand=np.array([np.inf if price is None else price for price in rented]),
-            weights=self.weights,
-            together=together,
-            beyond_inventory=self.beyond_inventory,
+            self.besides,
+            self.prices,
+            together,
         )
+
+    def improved(
+        self, chosen: IntArray, together: Sequence[Sequence[int]], limit_s: float
+    ) -> IntArray:
+        """Families that cost less by the closed form, if there are some near those chosen.
+
+        Services that belong together stay.
+        """
+        movable = ~np.isin(self.owner, [service for group in together for service in group])
+        return improved(
+            chosen,
+            self.owner,
+            self.used,
+            self.besides,
+            self.prices,
+            movable=movable,
+            limit_s=limit_s,
+        )
+
+    def prices(self, taken: IntArray, k: int) -> FloatArray:
+        """Of a supply's best hosts, by the closed form, (C,) for devices taken of it, (T, C).
+
+        Infinite beyond the inventory, or with what is missing at its price.
+        """
+        supply, reserved = self.supplies[k], self.supplies[k].usd_per_host_hour
+        needed = -(-taken // supply.host_devices) + np.where(taken > 0, supply.spare, 0)
+        rented = self.rentals[k].usd_per_host_hour
+        price = combinations.usd_per_hour(needed, reserved, rented, self.weights)
+        if supply.inventory is None:
+            return price
+        beyond = np.maximum(needed.max(axis=0) - supply.inventory, 0)
+        if self.beyond_inventory:
+            return np.asarray(price + MISSING_FACTOR * reserved * beyond)
+        return np.where(beyond > 0, np.inf, price)
 
     @property
     def count(self) -> int:
@@ -101,15 +135,18 @@ class Program:
         return np.asarray(-(-used // self.size) + np.where(used > 0, self.spare, 0))
 
     def cheapest_hosts(self, chosen: IntArray) -> tuple[IntArray, IntArray]:
-        """Hosts reserved (K,) and on demand (T, K) for families, without least times."""
-        return cheapest_hosts(self.supplies, self.rentals, self.needed(chosen), self.weights)
+        """Hosts reserved (K,) and on demand (T, K) for families, by the closed form."""
+        reserved, rented = cheapest_hosts(
+            self.supplies, self.rentals, self.needed(chosen), self.weights
+        )
+        return reserved, rented[self.slot_of]
 
     def hosts(self, values: FloatArray) -> tuple[IntArray, IntArray]:
-        """Hosts reserved (K,) and on demand (T, K) of a solution."""
+        """Hosts reserved (K,) and on demand (T, K) of a solution, in all slots."""
         whole = np.round(values).astype(np.int64)
         reserved = whole[self.starts[RESERVED] : self.starts[HOSTS]]
         hosts = whole[self.starts[HOSTS] : self.starts[WORKING]].reshape(self.slots, self.kinds)
-        return reserved, hosts - reserved
+        return reserved, (hosts - reserved)[self.slot_of]
 
     def _per_cell(self, by_kind: FloatArray) -> FloatArray:
         return np.tile(by_kind.astype(float), self.slots)
@@ -121,7 +158,7 @@ class Program:
         cells = self.slots * self.kinds
         return np.concatenate(
             [
-                [f.usd_per_hour for f in self.flat],
+                self.besides,
                 price - rented,
                 (self.weights[:, None] * rented).ravel(),
                 np.zeros(2 * cells),
@@ -185,9 +222,13 @@ class Program:
         for service in range(self.owner.max() + 1) if spare.any() else ():
             using = (by_cell > 0) & (self.owner == service) & (spare > 0)[:, None]
             yield self._row({FAMILY: sparse.csr_matrix(using * 1.0), WORKING: -each}, -np.inf, 0)
-        caps = np.array([np.inf if s.inventory is None else s.inventory for s in self.supplies])
-        if np.isfinite(caps).any():
-            yield self._row({HOSTS: each, MISSING: -every_slot}, -np.inf, self._per_cell(caps))
+        within, most = limits(self.supplies, self.totals)
+        if len(within):
+            kept = {
+                HOSTS: sparse.kron(sparse.eye(self.slots), within),
+                MISSING: -sparse.kron(np.ones((self.slots, 1)), within),
+            }
+            yield self._row(kept, -np.inf, self._per_cell(most))
         if self.holds:
             before = sparse.kron(_shifted(self.slots, 1), sparse.eye(self.kinds))
             yield self._row({HOSTS: each - before, STARTED: -each}, -np.inf, 0)

@@ -15,7 +15,15 @@ from planner.catalog.demand import HOUR_S
 from planner.catalog.fleet import Current
 from planner.catalog.following import Following, followings
 from planner.catalog.hosts_over_time import Family, Rental
-from planner.catalog.placing import Key, devices_of, offers_of, pool_plans, supply_of
+from planner.catalog.inventories import OUT_OF_TIME, Total, lacking
+from planner.catalog.placing import (
+    Key,
+    devices_of,
+    offers_of,
+    pool_plans,
+    supply_of,
+    totals_of,
+)
 from planner.catalog.scheduling import Schedule, schedule
 from planner.catalog.services import Catalog, Service
 from planner.problem import Offer
@@ -38,6 +46,7 @@ class Question:
     followings: Sequence[Sequence[Following]]
     families: Sequence[Sequence[Family]]
     together: Sequence[Sequence[int]]
+    totals: Sequence[Total]
 
 
 def ask(
@@ -73,7 +82,7 @@ def ask(
         )
     index = {service.name: i for i, service in enumerate(served)}
     together = [[index[n] for n in group if n in index] for group in catalog.together]
-    hosts = [_rented(catalog, key, offers[key]) for key in keys]
+    hosts = [_rented(catalog, key, offers[key], keys) for key in keys]
     return Question(
         services=served,
         keys=keys,
@@ -82,16 +91,17 @@ def ask(
         followings=known,
         families=families,
         together=[group for group in together if len(group) > 1],
+        totals=totals_of(catalog, keys),
     )
 
 
-def _rented(catalog: Catalog, key: Key, offer: Offer) -> tuple[Supply, Rental]:
+def _rented(catalog: Catalog, key: Key, offer: Offer, keys: Sequence[Key]) -> tuple[Supply, Rental]:
     """Hosts at the price of reserved ones, and how they are had on demand.
 
     Owned ones are paid round the clock, so that their price has no hours without work in it. What
     no price says of is rented by the slot.
     """
-    supply = supply_of(catalog, key, offer)
+    supply = supply_of(catalog, key, offer, keys)
     prices = catalog.prices.get(key[0])
     size = supply.host_devices
     if prices is None:
@@ -121,18 +131,31 @@ def static_usd_per_hour(asked: Question, gap: float, limit_s: float) -> float | 
         ]
         for families in asked.families
     ]
-    found = assign(supplies, options, asked.together, gap=gap, limit_s=limit_s)
+    found = assign(supplies, options, asked.together, totals=asked.totals, gap=gap, limit_s=limit_s)
     return None if found is None else found.usd_per_hour
 
 
-def apart_usd_per_hour(asked: Question, gap: float) -> float:
-    """The price with each service on hosts of its own."""
+def apart_usd_per_hour(asked: Question, gap: float) -> tuple[float, float]:
+    """The price with each service on hosts of its own, and what it is at least.
+
+    A service whose hosts have a least time, and for which the solver finds nothing in its time,
+    pays for its most hosts round the clock, and at least for what it would without least times.
+    """
     supplies = [replace(s, inventory=None, spare=0) for s in asked.supplies]
-    alone = [
-        schedule(supplies, asked.rentals, [families], gap=gap, limit_s=ALONE_S)
-        for families in asked.families
-    ]
-    return sum(found.usd_per_hour for found in alone if found is not None)
+    free = [replace(r, least_slots=1) for r in asked.rentals]
+    always = np.array([_least(s, r) for s, r in zip(supplies, free, strict=True)])
+    price = least = 0.0
+    for families in asked.families:
+        found = schedule(supplies, asked.rentals, [families], gap=gap, limit_s=ALONE_S)
+        if found is None:
+            found = schedule(supplies, free, [families], gap=gap)
+            assert found is not None  # all families are priced
+            besides = families[found.chosen[0]].usd_per_hour
+            price += float((found.reserved + found.on_demand).max(axis=0) @ always) + besides
+        else:
+            price += found.usd_per_hour
+        least += found.bound_usd_per_hour
+    return price, least
 
 
 def at_scale_usd_per_hour(asked: Question) -> float:
@@ -169,24 +192,16 @@ def missing(asked: Question, limit_s: float) -> str:
         asked.rentals,
         asked.families,
         asked.together,
+        totals=asked.totals,
         limit_s=limit_s,
         beyond_inventory=True,
     )
     if beyond is None:
-        return f"no schedule was found within {limit_s:g} s"
-    lines = ["inventory: the services do not fit; the cheapest way out:"]
-    hosts = beyond.reserved + beyond.on_demand
-    used = used_devices(asked, beyond)
-    for k, supply in enumerate(asked.supplies):
-        slot = int(hosts[:, k].argmax())
-        most = int(hosts[slot, k])
-        if supply.inventory is None or most <= supply.inventory:
-            continue
-        more = most - supply.inventory
-        busy = [s.name for i, s in enumerate(asked.services) if used[slot, i, k]]
-        lines.append(
-            f"  {more} more host{'s' if more > 1 else ''} of {supply.host_devices} x "
-            f"{supply.name} (inventory {supply.inventory}, needed {most} at the busiest); "
-            f"used then by {', '.join(busy)}"
-        )
-    return "\n".join(lines)
+        return OUT_OF_TIME
+    return lacking(
+        asked.supplies,
+        asked.totals,
+        beyond.reserved + beyond.on_demand,
+        used_devices(asked, beyond),
+        [service.name for service in asked.services],
+    )

@@ -14,6 +14,8 @@ from planner.catalog.fleet import CatalogFleet, HostsPlan, ServicePlan
 from planner.catalog.schedule_plan import HostsSchedule, ScheduledFleet, ServiceSchedule
 from planner.plan import fleet_hosts_text
 
+CENT = 0.01
+
 
 def print_fleet(fleet: CatalogFleet, console: Console, *, moving: bool = False) -> None:
     """The decision, who runs where, the hosts, and what it rests on."""
@@ -22,12 +24,12 @@ def print_fleet(fleet: CatalogFleet, console: Console, *, moving: bool = False) 
     console.print(
         Text(f"${fleet.usd_per_hour:,.2f} per hour: {count} on {format_count(hosts, 'host')}")
     )
-    lines = [proof_line(fleet, "choice", "among the services' plans")]
+    lines = [_paid_for(fleet), proof_line(fleet, "choice", "among the services' plans")]
     saved = 1.0 - fleet.usd_per_hour / fleet.alone_usd_per_hour
-    beside = "less" if saved >= 0 else "more, for want of inventory or with spare hosts,"
+    beside = "less" if saved >= 0 else "more"
     lines.append(
         f"{abs(saved):.1%} {beside} than ${fleet.alone_usd_per_hour:,.2f} for each service's "
-        "cheapest plan on hosts of its own"
+        "cheapest plan on hosts of its own, without spare hosts and whatever the inventory"
     )
     for line in lines:
         console.print(Text(line))
@@ -35,6 +37,8 @@ def print_fleet(fleet: CatalogFleet, console: Console, *, moving: bool = False) 
     console.print(_services(fleet, moving))
     console.print(Text("\nHosts", style="bold"))
     console.print(_hosts(fleet))
+    for line in total_lines(fleet):
+        console.print(Text(line))
 
 
 def print_results(results: Sequence[Result], console: Console) -> None:
@@ -71,6 +75,26 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         console.print(Text(f"{result.name}: {result.error}"))
 
 
+def _paid_for(fleet: CatalogFleet) -> str:
+    """What the price consists of: services pay for devices in use, and not for the others."""
+    used = sum(service.usd_per_hour for service in fleet.services)
+    spare = sum(h.usd_per_hour * h.spare_hosts / h.hosts for h in fleet.hosts)
+    idle = sum(h.usd_per_hour for h in fleet.hosts) - used - spare
+    parts = [f"${used:,.2f} for devices in use"]
+    if spare >= CENT / 2:
+        parts.append(f"${spare:,.2f} for spare hosts")
+    if idle >= CENT / 2:
+        parts.append(f"${idle:,.2f} for devices without work on the others")
+    return "of it " + ", ".join(parts + moving_parts(fleet))
+
+
+def moving_parts(fleet: CatalogFleet | ScheduledFleet) -> list[str]:
+    """What of the price pays for moving, if anything does."""
+    usd = fleet.usd_per_hour - sum(h.usd_per_hour for h in fleet.hosts)
+    moved = sum(service.moved_devices for service in fleet.services)
+    return [f"${usd:,.2f} for moving {moved} devices"] if usd >= CENT / 2 else []
+
+
 def proof_line(fleet: CatalogFleet | ScheduledFleet, what: str, among: str) -> str:
     """That no fleet of its kind is cheaper, or by how much one may be.
 
@@ -84,6 +108,15 @@ def proof_line(fleet: CatalogFleet | ScheduledFleet, what: str, among: str) -> s
         f"at most {fleet.gap:.2%} above the cheapest {what} {among} "
         f"(${fleet.bound_usd_per_hour:,.2f} at least; {fleet.seconds:.1f} s)"
     )
+
+
+def total_lines(fleet: CatalogFleet | ScheduledFleet) -> list[str]:
+    """What is taken of inventories over all regions."""
+    when = " at the busiest" if isinstance(fleet, ScheduledFleet) else ""
+    return [
+        f"{t.device} over all regions: {t.devices} of {t.inventory_devices} devices{when}"
+        for t in fleet.totals
+    ]
 
 
 def place_of(host: HostsPlan | HostsSchedule) -> str:

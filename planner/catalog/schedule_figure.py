@@ -63,7 +63,8 @@ def schedule_figure(fleet: ScheduledFleet) -> Any:
         title = f"{place_of(host)}, hosts of {host.devices_per_host}; line: devices in use"
         panels.append((bars + line).properties(title=title, width=560, height=120))
     panels.append(_devices_by_service(fleet, hour, step))
-    subtitle = summary(fleet)[:1] + summary(fleet)[3:5]
+    lines = summary(fleet)
+    subtitle = [lines[0], *lines[-3:-1]]
     return titled(
         alt.vconcat(*panels).resolve_scale(color="independent"),
         "Reserved and on-demand hosts over time",

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from planner.catalog.inventories import TotalPlan
+
 SCHEMA = "planner.schedule/1"
 
 
@@ -78,12 +80,14 @@ class ScheduledFleet:
     Attributes:
         hours: of the horizon, from 00:00 UTC (168: from Monday).
         bound_usd_per_hour: no schedule of the services' families costs less.
-        static_usd_per_hour: with every service at its peak round the clock; None where that
-            does not fit the inventories.
+        static_usd_per_hour: with every service at its peak round the clock; None where nothing is
+            found within the inventories.
         apart_usd_per_hour: each service on hosts of its own, whatever the inventory.
+        apart_bound_usd_per_hour: it is no less, where the solver could not prove it in its time.
         at_scale_usd_per_hour: every device fully loaded, and had for just as long as it is:
             no schedule of these families is cheaper.
         families: that were chosen among.
+        totals: of inventories over all regions.
     """
 
     hours: int
@@ -99,10 +103,12 @@ class ScheduledFleet:
     gap: float
     static_usd_per_hour: float | None
     apart_usd_per_hour: float
+    apart_bound_usd_per_hour: float
     at_scale_usd_per_hour: float
     families: int
     services: tuple[ServiceSchedule, ...]
     hosts: tuple[HostsSchedule, ...]
+    totals: tuple[TotalPlan, ...]
     left_out: dict[str, str]
     seconds: float
 

@@ -10,11 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.units import format_count
+from planner.catalog.assignment import gap_of
 from planner.catalog.demand import DAY_HOURS, HOUR_S
-from planner.catalog.report import devices_of, place_of, proof_line
+from planner.catalog.report import devices_of, moving_parts, place_of, proof_line, total_lines
 from planner.catalog.schedule_plan import HostsSchedule, ScheduledFleet, ServiceSchedule
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+
+SHOWN = 0.002
+"""A gap above this is more than the solver was asked for."""
 
 HALF_DAY = 12
 """Hours beside each other: so many fit a terminal."""
@@ -28,6 +32,8 @@ def print_schedule(fleet: ScheduledFleet, console: Console, *, moving: bool = Fa
     console.print(_services(fleet, moving))
     console.print(Text("\nHosts", style="bold"))
     console.print(_hosts(fleet))
+    for line in total_lines(fleet):
+        console.print(Text(line))
     rows = [row for host in fleet.hosts for row in _host_rows(host)]
     rows += [row for service in fleet.services for row in _pool_rows(service)]
     for title, table in _by_the_hour(rows, fleet):
@@ -49,11 +55,12 @@ def summary(fleet: ScheduledFleet) -> list[str]:
         f"{format_count(len(fleet.services), 'service')} on {count}",
         f"${fleet.usd_per_day:,.0f} per day, ${fleet.usd_per_month:,.0f} per month, "
         f"${fleet.usd_per_year:,.0f} per year",
+        *(f"of it {part}" for part in moving_parts(fleet)),
         proof_line(fleet, "schedule", f"of the services' {fleet.families} configurations"),
     ]
     if fleet.static_usd_per_hour is None:
         lines.append(
-            "with every service at its peak round the clock the inventories do not suffice"
+            "with every service at its peak round the clock nothing is found within the inventories"
         )
     else:
         lines.append(
@@ -63,6 +70,7 @@ def summary(fleet: ScheduledFleet) -> list[str]:
     lines.append(
         _beside(fleet.usd_per_hour, fleet.apart_usd_per_hour)
         + "for each service on hosts of its own"
+        + _unproven(fleet.apart_usd_per_hour, fleet.apart_bound_usd_per_hour)
     )
     lines.append(
         f"${fleet.at_scale_usd_per_hour:,.2f} at the least: every device fully loaded, and had "
@@ -76,6 +84,11 @@ def _beside(price: float, other: float) -> str:
         return f"as much as ${other:,.2f} "
     word = "less" if price < other else "more"
     return f"{abs(1.0 - price / other):.1%} {word} than ${other:,.2f} "
+
+
+def _unproven(price: float, bound: float) -> str:
+    """What a price is at least, where that shows."""
+    return f" (${bound:,.2f} at the least)" if gap_of(price, bound) > SHOWN else ""
 
 
 def _services(fleet: ScheduledFleet, moving: bool) -> Table:

@@ -18,10 +18,15 @@ from numpy.typing import NDArray
 
 from planner.catalog.assignment import Supply, gap_of
 from planner.catalog.hosts_over_time import Family, Rental, usd_per_hour
+from planner.catalog.inventories import Total
 from planner.catalog.program import Program
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
+
+
+SEARCH_SHARE = 0.2
+"""Of the time, for bettering what the integer program has found."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +61,15 @@ def schedule(
     services: Sequence[Sequence[Family]],
     together: Sequence[Sequence[int]] = (),
     *,
+    totals: Sequence[Total] = (),
     gap: float = 1e-4,
     limit_s: float = 60.0,
     beyond_inventory: bool = False,
 ) -> Schedule | None:
     """The cheapest schedule; None where none keeps within the inventories.
 
-    Of few combinations of families all are priced; of many HiGHS finds the best.
+    Of few combinations of families all are priced; of many HiGHS finds the best, or what it has
+    in its time is improved where the price of hosts is known in closed form.
 
     Minimizes `sum(reserved price * reserved) + mean over slots(on-demand price * on demand)`
     where every service keeps one family, and in every slot
@@ -73,6 +80,7 @@ def schedule(
         supplies: whose prices are those of reserved hosts.
         services: the families of each.
         together: groups of services which must all use the same supplies.
+        totals: inventories of several supplies together.
         gap: share of the price at which the solver may stop.
         limit_s: after which it stops with what it has found.
         beyond_inventory: as in `planner.catalog.assignment.assign`.
@@ -83,29 +91,33 @@ def schedule(
     if any(len(families) == 0 for families in services):
         raise ValueError("a service without families")
     started = time.perf_counter()
-    program = Program(supplies, rentals, services, beyond_inventory)
+    program = Program(supplies, rentals, services, totals, beyond_inventory)
     known = program.enumerated(together)
     bound = -np.inf if known is None else known[1]
 
     def price(solution: Solution) -> float:
         chosen, reserved, on_demand = solution
-        hosts = usd_per_hour(supplies, rentals, reserved, on_demand, program.weights)
+        hosts = usd_per_hour(supplies, rentals, reserved, on_demand, program.each_slot)
         return hosts + float(sum(program.flat[i].usd_per_hour for i in chosen))
 
     solutions: list[Solution] = []
-    if known is not None and not program.holds:
+    if known is not None and program.closed:
         solutions.append((known[0], *program.cheapest_hosts(known[0])))
     elif known is not None and not beyond_inventory:
-        # The best combination as if hosts had no least time is seldom far from the best.
-        alone = Program(supplies, rentals, [[program.flat[i]] for i in known[0]])
+        # The best combination by the closed form is seldom far from the best.
+        alone = Program(supplies, rentals, [[program.flat[i]] for i in known[0]], totals)
         near = _solved(alone, (), gap, limit_s)
         solutions += [] if near is None else [(known[0], *near[0][1:])]
     enough = bool(solutions) and price(solutions[0]) - bound <= gap * price(solutions[0])
-    if not program.exact and not enough:
-        found = _solved(program, together, gap, limit_s)
+    if not (program.few and program.closed) and not enough:
+        search_s = SEARCH_SHARE * limit_s if program.closed else 0.0
+        found = _solved(program, together, gap, limit_s - search_s)
         if found is not None:
             solutions.append(found[0])
             bound = max(bound, found[1])
+            if program.closed and price(found[0]) - bound > gap * price(found[0]):
+                chosen = program.improved(found[0][0], together, search_s)
+                solutions.append((chosen, *program.cheapest_hosts(chosen)))
     if not solutions:
         return None
     best = min(solutions, key=price)
@@ -114,7 +126,7 @@ def schedule(
     return Schedule(
         chosen=tuple(int(i) for i in chosen - starts),
         reserved=reserved,
-        on_demand=on_demand[program.slot_of],
+        on_demand=on_demand,
         usd_per_hour=price(best),
         bound_usd_per_hour=float("nan") if beyond_inventory else bound,
         seconds=time.perf_counter() - started,
@@ -142,5 +154,5 @@ def _solved(
     if found.x is None:
         return None
     chosen = np.flatnonzero(np.round(found.x[: len(program.owner)]) > 0)
-    hosts = program.hosts(found.x) if program.holds else program.cheapest_hosts(chosen)
+    hosts = program.cheapest_hosts(chosen) if program.closed else program.hosts(found.x)
     return (chosen, *hosts), float(found.mip_dual_bound)

@@ -27,9 +27,14 @@ from planner.catalog.renting import Autoscaling, DevicePrices
 from planner.query import Query
 
 ANYWHERE = ""
-"""The region of services and inventories that name none."""
+"""The region of services that name none, and of inventories over all regions."""
+
+TOTAL = "total"
+"""What an inventory over all regions is called beside those of single ones."""
 
 HostCount = Annotated[int, Field(ge=0)]
+
+Region = Annotated[str, Field(min_length=1)]
 
 
 class ServiceEntry(BaseModel):
@@ -58,10 +63,10 @@ class CatalogFile(BaseModel):
         default={}, description="Fields of every query, such as devices, engine, runtime."
     )
     services: dict[str, ServiceEntry] = Field(min_length=1, description="Services by name.")
-    inventory: dict[str, HostCount | dict[str, HostCount]] = Field(
+    inventory: dict[str, HostCount | dict[Region, HostCount]] = Field(
         default={},
-        description="Devices at hand by type, for all services together, or by type and region "
-        "(`h100_sxm: {eu: 16, us: 8}`) where they are in several; unlimited where not given.",
+        description="Devices at hand by type, in all regions together (`h100_sxm: 24`), by region, "
+        "or both (`h100_sxm: {total: 24, eu: 16, us: 16}`); unlimited where not given.",
     )
     headroom: float = Field(
         default=0.0, ge=0, description="Share by which more than the demand is planned for."
@@ -93,6 +98,16 @@ class CatalogFile(BaseModel):
             raise ValueError("expected a mapping of names to services, got a list")
         return value
 
+    @field_validator("services")
+    @classmethod
+    def _regions(cls, services: dict[str, ServiceEntry]) -> dict[str, ServiceEntry]:
+        for name, service in services.items():
+            if service.region == TOTAL:
+                raise ValueError(
+                    f"{name}: expected another name of a region: inventories mean all by {TOTAL}"
+                )
+        return services
+
 
 @dataclass(frozen=True)
 class Service:
@@ -115,7 +130,7 @@ class Catalog:
     """Services, and what they share.
 
     Attributes:
-        inventory: devices at most by (device type, region).
+        inventory: devices at most by (device type, region); of `ANYWHERE`, in all together.
         together: groups of services that must run on the same device types.
         prices: by device type.
         sources: file and line of fields of its own, by their names.
@@ -154,9 +169,9 @@ def load_catalog(path: Path) -> tuple[Catalog, list[ConfigError]]:
             errors.append(error)
     _check_names(file, document)
     inventory = {
-        (device, region): count
+        (device, ANYWHERE if region == TOTAL else region): count
         for device, counts in file.inventory.items()
-        for region, count in (counts.items() if isinstance(counts, dict) else ((ANYWHERE, counts),))
+        for region, count in (counts.items() if isinstance(counts, dict) else ((TOTAL, counts),))
     }
     catalog = Catalog(
         tuple(services),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.catalog.assignment import Option, Supply, assign
+from planner.catalog.inventories import Total
 
 A, B = Supply("a", 8, 80.0), Supply("b", 8, 100.0)
 
@@ -86,13 +87,37 @@ def test_too_little_of_everything() -> None:
     assert beyond.hosts == (3, 0)
 
 
+def test_what_regions_have_together_goes_to_who_gains_most_by_it() -> None:
+    """Two hosts of 8 in whichever region; beside them `b` costs one service more than the other."""
+    eu, us, b = Supply("a in eu", 8, 80.0), Supply("a in us", 8, 80.0), Supply("b", 8, 100.0)
+    total = [Total("a", (0, 1), 16)]
+    services = [
+        [Option((2, 0, 0), (0, 0, 0)), Option((0, 0, 5), (0, 0, 0))],
+        [Option((0, 2, 0), (0, 0, 0)), Option((0, 0, 3), (0, 0, 0))],
+    ]
+    found = assign([eu, us, b], services, totals=total)
+    assert found is not None
+    assert found.hosts == (2, 0, 3)
+    # One host more of all regions, for which nothing else is cheap enough, rather than three of b.
+    short = [eu, us, Supply("b", 8, 100.0, inventory=0)]
+    assert assign(short, services, totals=total) is None
+    beyond = assign(short, services, totals=total, beyond_inventory=True)
+    assert beyond is not None
+    assert beyond.hosts == (2, 2, 0)
+    # A host that a region lacks is one that all lack, and paid for once: the other region's fits.
+    capped = [Supply("a in eu", 8, 80.0, inventory=1), us, short[2]]
+    both = assign(capped, services[:1], totals=[Total("a", (0, 1), 8)], beyond_inventory=True)
+    assert both is not None
+    assert both.hosts == (2, 0, 0)
+
+
 def test_a_service_without_options() -> None:
     with pytest.raises(ValueError, match="without options"):
         assign([A], [[]])
 
 
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[list[Supply], list[list[Option]]]:
+def problems(draw: st.DrawFn) -> tuple[list[Supply], list[list[Option]], list[Total]]:
     kinds = draw(st.integers(1, 3))
     supplies = [
         Supply(
@@ -111,13 +136,14 @@ def problems(draw: st.DrawFn) -> tuple[list[Supply], list[list[Option]]]:
         st.tuples(*[st.integers(0, 6)] * kinds),
         st.integers(0, 10).map(float),
     )
-    return supplies, draw(
-        st.lists(st.lists(options, min_size=1, max_size=3), min_size=1, max_size=4)
-    )
+    services = draw(st.lists(st.lists(options, min_size=1, max_size=3), min_size=1, max_size=4))
+    totals = st.builds(Total, st.just("all"), st.just(tuple(range(kinds))), st.integers(0, 60))
+    return supplies, services, draw(st.lists(totals, max_size=1))
 
 
-def price(supplies: list[Supply], chosen: tuple[Option, ...]) -> float:
+def price(supplies: list[Supply], chosen: tuple[Option, ...], totals: list[Total]) -> float:
     total = sum(o.usd_per_hour for o in chosen)
+    devices = 0
     for k, supply in enumerate(supplies):
         hosts = sum(o.hosts[k] for o in chosen)
         hosts += ceil(sum(o.devices[k] for o in chosen) / supply.host_devices)
@@ -125,21 +151,22 @@ def price(supplies: list[Supply], chosen: tuple[Option, ...]) -> float:
         if supply.inventory is not None and hosts > supply.inventory:
             return inf
         total += hosts * supply.usd_per_host_hour
-    return total
+        devices += hosts * supply.host_devices
+    return inf if totals and devices > totals[0].devices else total
 
 
 @settings(max_examples=60)
 @given(problem=problems())
 def test_nothing_is_cheaper_than_what_is_found(
-    problem: tuple[list[Supply], list[list[Option]]],
+    problem: tuple[list[Supply], list[list[Option]], list[Total]],
 ) -> None:
-    supplies, services = problem
-    best = min(price(supplies, chosen) for chosen in product(*services))
-    found = assign(supplies, services, gap=0.0)
+    supplies, services, totals = problem
+    best = min(price(supplies, chosen, totals) for chosen in product(*services))
+    found = assign(supplies, services, totals=totals, gap=0.0)
     if found is None:
         assert best == inf
         return
     taken = tuple(options[i] for options, i in zip(services, found.chosen, strict=True))
     assert found.usd_per_hour == pytest.approx(best, abs=1e-6)
-    assert price(supplies, taken) == pytest.approx(best, abs=1e-6)
+    assert price(supplies, taken, totals) == pytest.approx(best, abs=1e-6)
     assert found.bound_usd_per_hour <= best + 1e-6

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 from typer.testing import Result as Ran
 
@@ -22,6 +24,9 @@ from planner.catalog import (
     plan_fleet,
     read_current,
 )
+from planner.catalog.assignment import assign
+from planner.catalog.inventories import TotalPlan
+from planner.catalog.report import print_fleet
 from planner.cli import app
 
 CatalogFile = Callable[..., Path]
@@ -105,7 +110,6 @@ def test_regions_do_not_share(catalog_file: CatalogFile) -> None:
 @pytest.mark.parametrize(
     ("inventory", "message"),
     [
-        ({"h100_sxm": 8}, "8 h100_sxm for services in several regions (eu, us)"),
         ({"h100": 8}, "no device is called h100; services may use a100_sxm, h100_sxm"),
         ({"h100_sxm": {"eu": 8, "uk": 8}}, "no service is in region uk; expected one of eu, us"),
     ],
@@ -119,11 +123,65 @@ def test_an_inventory_that_would_not_hold_is_refused(
         ConfigError, match=rf"catalog.yaml:\d+: inventory\.\w+: {re.escape(message)}"
     ):
         check_devices(catalog, ())
-    if message.startswith("8"):
-        with pytest.raises(ConfigError, match="several regions"):
-            plan_fleet(catalog, [result(name, fleet("h100_sxm", 2, 1)) for name in services])
     some = catalog_file(services=services, inventory={"h100_sxm": {"eu": 8, "us": 0}, "l40s": 8})
     check_devices(load_catalog(some)[0], ())
+
+
+def test_an_inventory_of_all_regions_and_the_way_out(catalog_file: CatalogFile) -> None:
+    services = {"a": {**TWO, "region": "eu"}, "b": {**TWO, "region": "us"}}
+    results = [
+        result("a", fleet("h100_sxm", 8, 2), fleet("a100_sxm", 8, 6)),
+        result("b", fleet("h100_sxm", 8, 2), fleet("a100_sxm", 8, 3)),
+    ]
+    for inventory in (24, {"total": 24, "eu": 16}):
+        path = catalog_file(services=services, inventory={"h100_sxm": inventory})
+        catalog, _ = load_catalog(path)
+        check_devices(catalog, ())
+        found = plan_fleet(catalog, results)
+        assert {s.name: s.devices for s in found.services} == {
+            "a": {"h100_sxm": 16},
+            "b": {"a100_sxm": 24},
+        }
+        assert found.totals == (TotalPlan("h100_sxm", 16, 24),)
+        console = Console(width=100, record=True, file=StringIO())
+        print_fleet(found, console)
+        assert "h100_sxm over all regions: 16 of 24 devices" in console.export_text()
+    short = catalog_file(services=services, inventory={"h100_sxm": 20, "a100_sxm": 0})
+    with pytest.raises(InputError) as error:
+        plan_fleet(load_catalog(short)[0], results)
+    assert (
+        "12 more h100_sxm over all regions (inventory 20 devices, needed 32 on whole hosts), "
+        "from 12.00 USD per hour; used by a, b"
+    ) in str(error.value)
+    # In one region alone it is that region's inventory.
+    one = catalog_file(services={"a": services["a"]}, inventory={"h100_sxm": {"total": 8}})
+    with pytest.raises(InputError, match=r"1 more host of 8 x h100_sxm in eu \(inventory 1"):
+        plan_fleet(load_catalog(one)[0], [result("a", fleet("h100_sxm", 8, 2))])
+
+
+def test_what_the_price_consists_of(catalog_file: CatalogFile) -> None:
+    """Services pay for 14 devices; on three hosts, one of them spare, 10 have no work."""
+    services = {"a": {**TWO, "region": "eu"}, "b": {**TWO, "region": "eu"}}
+    results = [result("a", fleet("h100_sxm", 2, 3)), result("b", fleet("h100_sxm", 8, 1))]
+    found = plan_fleet(load_catalog(catalog_file(services=services, spare_hosts=1))[0], results)
+    console = Console(width=100, record=True, file=StringIO())
+    print_fleet(found, console)
+    assert (
+        "of it $14.00 for devices in use, $8.00 for spare hosts, $2.00 for devices without work on "
+        "the others"
+    ) in " ".join(console.export_text().split())
+
+
+def test_a_solver_out_of_time_is_no_want_of_inventory(
+    catalog_file: CatalogFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*args: Any, beyond_inventory: bool = False, **options: Any) -> Any:
+        return assign(*args, beyond_inventory=True, **options) if beyond_inventory else None
+
+    monkeypatch.setattr("planner.catalog.fleet.assign", slow)
+    catalog, _ = load_catalog(catalog_file(services={"a": TWO}, inventory={"h100_sxm": 8}))
+    with pytest.raises(InputError, match=r"^nothing within the inventories was found in the time"):
+        plan_fleet(catalog, [result("a", fleet("h100_sxm", 8, 1))])
 
 
 def test_what_runs_stays_where_moving_costs_more(catalog_file: CatalogFile, tmp_path: Path) -> None:
@@ -138,6 +196,11 @@ def test_what_runs_stays_where_moving_costs_more(catalog_file: CatalogFile, tmp_
         (service,) = found.services
         assert set(service.devices) == {device}
         assert service.moved_devices == moved
+        console = Console(width=200, record=True, file=StringIO())
+        print_fleet(found, console, moving=True)
+        text = console.export_text()
+        assert "for devices in use" in text
+        assert ("$7.20 for moving 8 devices" in text) == bool(moved)
     assert Current({}).usd_per_hour(8) == 0.0
 
 

@@ -30,13 +30,16 @@ from planner.catalog import (
     load_catalog,
     plan_fleet,
     plan_over_time,
+    question,
     read_current,
     write_fleet,
 )
 from planner.catalog.demand import Demand
 from planner.catalog.following import around, at_levels
+from planner.catalog.inventories import TotalPlan
 from planner.catalog.renting import Autoscaling, DevicePrices
-from planner.catalog.schedule_report import print_schedule
+from planner.catalog.schedule_report import print_schedule, summary
+from planner.catalog.scheduling import schedule
 from planner.cli import app
 from planner.problem import resolve
 from planner.query import Query
@@ -109,7 +112,9 @@ def planned(
     scaling = {name: fields.pop(name) for name in ("slot", "hold", "granularity") if name in fields}
     autoscaling = Autoscaling.model_validate({"start_up": start_up, **scaling})
     services = [service(str(i), qps, autoscaling.slot) for i, qps in enumerate(demands)]
-    prices = DevicePrices(reserved=reserved, on_demand=on_demand)
+    prices = DevicePrices.model_validate(
+        {"reserved": reserved, "on_demand": on_demand, "minimum": fields.pop("minimum", "0s")}
+    )
     catalog = Catalog(
         tuple(services),
         fields.pop("inventory", {}),
@@ -246,6 +251,49 @@ def test_inventories_hold_at_all_times_and_the_way_out() -> None:
         planned(DAY, DAY, inventory=one)
     assert "3 more hosts of 8 x h100_sxm (inventory 5, needed 8 at the busiest)" in str(error.value)
     assert "used then by 0, 1" in str(error.value)
+
+
+def test_an_inventory_of_all_regions_holds_at_all_times() -> None:
+    """Peaks at different times in two regions: five hosts do for both, which have four each."""
+    services = [service(name, qps, region=name) for name, qps in (("eu", DAY), ("us", NIGHT))]
+    catalog = Catalog(
+        tuple(services),
+        {("h100_sxm", ""): 40},
+        prices={"h100_sxm": PRICES},
+        autoscaling=Autoscaling.model_validate({"start_up": "0s"}),
+    )
+    results = [result(s) for s in services]
+    found = plan_over_time(catalog, results, gap=0.0)
+    assert found.totals == (TotalPlan("h100_sxm", 40, 40),)
+    assert found.static_usd_per_hour is None
+    console = Console(width=80, record=True, file=StringIO())
+    print_schedule(found, console)
+    assert "h100_sxm over all regions: 40 of 40 devices at the busiest" in console.export_text()
+    with pytest.raises(InputError) as error:
+        plan_over_time(replace(catalog, inventory={("h100_sxm", ""): 24}), results)
+    assert "16 more h100_sxm over all regions (inventory 24 devices, needed 40" in str(error.value)
+
+
+def test_a_service_that_the_solver_misses_counts_at_its_peak(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And says from what on; nothing is left out of the comparison."""
+    known = planned(DAY, NIGHT, reserved=1.5)
+    assert known.apart_bound_usd_per_hour == pytest.approx(known.apart_usd_per_hour)
+
+    def misses(supplies: Any, rentals: Any, services: Any, *args: Any, **options: Any) -> Any:
+        least_times = any(r.least_slots > 1 for r in rentals)
+        return (
+            None
+            if least_times and len(services) == 1
+            else schedule(supplies, rentals, services, *args, **options)
+        )
+
+    monkeypatch.setattr(question, "schedule", misses)
+    found = planned(DAY, NIGHT, reserved=1.5, minimum="3h")
+    assert found.apart_usd_per_hour == pytest.approx(2 * 12.0 * 4)
+    assert found.apart_bound_usd_per_hour == pytest.approx(known.apart_usd_per_hour)
+    assert f"(${known.apart_usd_per_hour:,.2f} at the least)" in "\n".join(summary(found))
 
 
 def test_spare_hosts_are_had_while_anything_runs() -> None:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from planner.catalog import combinations
 from planner.catalog.assignment import Option, Supply, assign
 from planner.catalog.hosts_over_time import Family, Rental, cheapest_hosts
+from planner.catalog.inventories import Total
+from planner.catalog.program import Program
 from planner.catalog.scheduling import Schedule, schedule
 
 A = Supply("a", 8, 10.0)
@@ -223,6 +225,68 @@ def test_nor_where_hosts_on_demand_have_a_least_time(case: Case) -> None:
     _check(case)
 
 
+def test_what_is_reserved_in_one_region_is_lacking_in_another() -> None:
+    """Day in one region and night in the other: five hosts in all, of which one each is idle."""
+    two = [replace(A, usd_per_host_hour=10.0), replace(A, name="b", usd_per_host_hour=10.0)]
+    services = [
+        [Family(np.array([[4, 0], [1, 0]]), np.zeros((2, 2), dtype=int))],
+        [Family(np.array([[0, 1], [0, 4]]), np.zeros((2, 2), dtype=int))],
+    ]
+    rentals = [Rental(24.0), Rental(24.0)]
+    free, _ = both(two, rentals, services)
+    assert free is not None
+    assert free.reserved.tolist() == [4, 4]
+    for found in both(two, rentals, services, totals=[Total("a", (0, 1), 40)]):
+        assert found is not None
+        assert found.reserved.tolist() == [1, 1]
+        assert found.usd_per_hour == pytest.approx(2 * 10 + 2 * 3 * 24 / 2)
+        assert found.gap == pytest.approx(0.0, abs=1e-6)
+    assert both(two, rentals, services, totals=[Total("a", (0, 1), 39)]) == (None, None)
+
+
+def hosts_and_prices(supply: Supply, rental: Rental, taken: Any) -> list[tuple[Any, float]]:
+    """For every number reserved: hosts by slot, and their price."""
+    needed = -(-taken // supply.host_devices) + np.where(taken > 0, supply.spare, 0)
+    rented = rental.usd_per_host_hour
+    least = int(needed.max()) if rented is None else 0
+    found = []
+    for reserved in range(least, int(needed.max()) + 1):
+        had = np.maximum(needed, reserved)
+        price = reserved * supply.usd_per_host_hour + (rented or 0.0) * (had - reserved).mean()
+        if supply.inventory is None or had.max() <= supply.inventory:
+            found.append((had, float(price)))
+    return found
+
+
+@settings(max_examples=40)
+@given(case=cases(), devices=st.integers(0, 24))
+def test_nothing_is_cheaper_within_what_regions_have_together(case: Case, devices: int) -> None:
+    supplies, rentals, services = case
+    total = Total("all", tuple(range(len(supplies))), devices)
+    best = inf
+    for chosen in product(*services):
+        ways = [
+            hosts_and_prices(
+                supply,
+                rental,
+                sum(f.hosts[:, k] * supply.host_devices + f.devices[:, k] for f in chosen),
+            )
+            for k, (supply, rental) in enumerate(zip(supplies, rentals, strict=True))
+        ]
+        for way in product(*ways):
+            used = sum(had * s.host_devices for (had, _), s in zip(way, supplies, strict=True))
+            if np.max(used) <= devices:
+                price = sum(p for _, p in way) + sum(f.usd_per_hour for f in chosen)
+                best = min(best, price)
+    for found in both(*case, totals=[total]):
+        if found is None:
+            assert best == inf
+        else:
+            _check_schedule(case, found, best)
+            hosts = found.reserved + found.on_demand
+            assert (hosts @ [s.host_devices for s in supplies]).max() <= devices
+
+
 def _check(case: Case) -> None:
     best = brute_force(case)
     for found in both(*case):
@@ -243,6 +307,32 @@ def _check_schedule(case: Case, found: Schedule, best: float) -> None:
         spare = np.where(taken > 0, supply.spare, 0)
         assert np.all((hosts[:, k] - spare) * supply.host_devices >= taken)
         assert supply.inventory is None or hosts[:, k].max() <= supply.inventory
+
+
+@settings(max_examples=30)
+@given(case=cases(), seed=st.integers(0, 9))
+def test_what_is_improved_costs_no_less_with_another_family_of_one_service(
+    case: Case, seed: int
+) -> None:
+    supplies, rentals, services = case
+    program = Program([replace(s, inventory=None) for s in supplies], rentals, services)
+
+    def price(chosen: np.ndarray) -> float:
+        taken = program.used[:, chosen].sum(axis=1).T[:, :, None]
+        hosts = sum(program.prices(devices, k)[0] for k, devices in enumerate(taken))
+        return float(hosts + program.besides[chosen].sum())
+
+    rng = np.random.default_rng(seed)
+    of_service = [np.flatnonzero(program.owner == i) for i in range(len(services))]
+    start = np.array([rng.choice(own) for own in of_service])
+    found = program.improved(start, (), 60.0)
+    assert price(found) <= price(start) + 1e-9
+    for own in of_service:
+        for family in own:
+            other = np.where(np.isin(found, own), family, found)
+            assert price(other) >= price(found) * (1 - 1e-8)
+    together = program.improved(start, [list(range(len(services)))], 60.0)
+    assert together.tolist() == start.tolist()
 
 
 @settings(max_examples=30)

@@ -133,6 +133,8 @@ def test_services_that_cannot_be_like_others(
         ({"services": {"a": {}}, "inventory": {"h100_sxm": -8}}, "greater than or equal to 0"),
         ({"services": {"a": {}}, "inventory": {"h100_sxm": {"eu": -8}}}, "greater than or equal"),
         ({"services": {"a": {}}, "headroom": -0.1}, "greater than or equal to 0"),
+        ({"services": {"a": {"region": "total"}}}, "a: expected another name of a region"),
+        ({"services": {"a": {}}, "inventory": {"h100_sxm": {"": 8}}}, "at least 1 character"),
         ({"services": {"a": {}}, "together": [["a", "x"]]}, "no service is called 'x'"),
         ({"services": {"a": {}}, "spare": 1}, "unknown field"),
     ],
