@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from perfmodel.documents import kind_of, parse_json, parse_yaml, read_text
 from perfmodel.errors import ConfigError
 from planner.plan_energy import EnergyPlan
 
@@ -340,6 +341,23 @@ def as_text(data: dict[str, Any], path: Path) -> str:
     return json.dumps(plain, indent=2) + "\n"
 
 
+def check_writable(*paths: Path | None) -> None:
+    """Refuse files that can't be written, before any work is done for them; None: no file.
+
+    Raises:
+        ConfigError: no such folder, a folder itself, or not allowed.
+    """
+    for path in filter(None, paths):
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            raise ConfigError(f"{path}: the folder does not exist")
+        if path.is_dir():
+            raise ConfigError(f"{path}: is a folder; expected a file to write")
+        replaced = not path.exists() or path.is_file()
+        if not os.access(folder if replaced else path, os.W_OK):
+            raise ConfigError(f"{path}: cannot be written: permission denied")
+
+
 def atomic_write(path: Path, text: str) -> None:
     """Write a file whole or not at all.
 
@@ -359,23 +377,35 @@ def atomic_write(path: Path, text: str) -> None:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def incomplete(source: str, error: Exception) -> ConfigError:
+    """What is wrong with a plan file, by the error that its reading ended with."""
+    from pydantic import ValidationError
+
+    from perfmodel.documents import message
+
+    what = str(error)
+    if isinstance(error, ValidationError):
+        problem = error.errors(include_url=False)[0]
+        what = f"query.{problem['loc'][0] if problem['loc'] else ''}: {message(problem)}"
+    elif isinstance(error, KeyError):
+        what = f"{error}: this field is required"
+    elif isinstance(error, AttributeError | TypeError):
+        what = f"a field holds what `planner solve` does not write there ({error})"
+    return ConfigError(f"not a complete plan: {what}", source=source)
+
+
 def read_plan(path: Path) -> dict[str, Any]:
     """Read a plan file back as plain data.
 
     Raises:
         ConfigError: missing, not JSON or YAML, or not a plan of this schema.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        data = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    text = read_text(path, "JSON or YAML")
+    if path.suffix in (".yaml", ".yml"):
+        data = parse_yaml(text, path).data
+    else:
+        data = parse_json(text, path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        found = data.get("schema") if isinstance(data, dict) else kind_of(data)
         raise ConfigError(f"{path}: expected a plan of schema {SCHEMA}, got {found!r}")
     return data

@@ -31,7 +31,7 @@ from planner.query_choices import (
     Strict,
     SyntheticModel,
 )
-from planner.query_costs import CostChoice, OwnedChoice
+from planner.query_costs import PRICE, SHARE, CostChoice, OwnedChoice
 from planner.target import OWN_ENGINE, RuntimeTarget, engine_of
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
@@ -151,6 +151,11 @@ class Workload(Strict):
         description="`poisson` requests queue; `steady` ones (batch jobs) are paced.",
     )
 
+    @field_validator("prefix_cache_hit", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        return SHARE.read(value)
+
     @field_validator("qps", mode="before")
     @classmethod
     def _positive(cls, value: Any) -> Any:
@@ -227,6 +232,11 @@ class DeviceChoice(Strict):
         if isinstance(value, bool):
             raise ValueError(f"expected a number, got {value!r}")
         return value
+
+    @field_validator("usd_per_device_hour", mode="before")
+    @classmethod
+    def _price(cls, value: Any) -> Any:
+        return PRICE.read(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_price(self) -> DeviceChoice:

@@ -110,6 +110,8 @@ def run_batch(
     Raises:
         ConfigError: a result cannot be written; those before it stay.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is no folder; expected one for the results")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.documents import read_text
 from perfmodel.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
@@ -119,12 +120,7 @@ def read_trace(path: Path) -> Trace:
         ConfigError: no arrivals, or a line that is none or lies before the one above it; with
             file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    lines = read_text(path, "text").splitlines()
     times: list[float] = []
     monday: datetime | None = None
     stamped: bool | None = None

@@ -79,18 +79,20 @@ def write_report(
     path: Path,
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
+    source: str = "the plan",
 ) -> None:
     """Write a plan's page, whole or not at all.
 
     Args:
         plan: as `Plan.to_dict` or `read_plan` give it.
         fronts: of `fronts_of`; none: the page has no such figures.
+        source: where the plan comes from, for errors.
 
     Raises:
         InputError: the plan is not complete, or not feasible any more.
         ConfigError: the file cannot be written.
     """
-    atomic_write(path, page(plan, fronts, str(path), search_path, store))
+    atomic_write(path, page(plan, fronts, source, search_path, store))
 
 
 def page(

@@ -14,7 +14,8 @@ from typer.testing import CliRunner, Result
 from perfmodel.collect import Report, collection
 from perfmodel.collect.measure import Key, Machine, Sample
 from perfmodel.database import PerfStore
-from planner.cli import BAD_INPUT, app
+from planner.cli import app
+from planner.cli_shared import BAD_INPUT
 
 SHOW = ("show", "h200_sxm", "trtllm", "gemm")
 
