@@ -14,6 +14,7 @@ from planner.cli_shared import BAD_INPUT, PerfdbPath, SearchPath, console, fail
 if TYPE_CHECKING:
     from perfmodel.coverage import ModelCoverage
     from perfmodel.database import PerfStore
+    from perfmodel.database.coverage import TableCheck
     from perfmodel.provenance import PhaseProvenance
 
 perfdb = typer.Typer(
@@ -58,6 +59,8 @@ def perfdb_import(
     format: Annotated[
         str | None, typer.Option(help="aiconfigurator or vidur; by default what is found.")
     ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Import measured operator tables of others; use them with `solve --perfdb`.
 
@@ -73,12 +76,15 @@ def perfdb_import(
     if producer == "vidur" and set(engine or []) - {import_vidur.ENGINE}:
         fail(f"--engine: Vidur's tables are all of engine {import_vidur.ENGINE}")
     try:
-        if producer == "vidur":
-            tables = import_vidur.import_tables(source, destination, device or None)
-        else:
-            tables = import_aiconfigurator.import_tables(
-                source, destination, device or None, engine or None
-            )
+        with progress_bar(verbose, quiet) as progress:
+            if producer == "vidur":
+                tables = import_vidur.import_tables(
+                    source, destination, device or None, progress=progress
+                )
+            else:
+                tables = import_aiconfigurator.import_tables(
+                    source, destination, device or None, engine or None, progress=progress
+                )
     except InputError as error:
         fail(str(error))
     except OSError as error:
@@ -144,6 +150,8 @@ def perfdb_check(
         list[Path] | None, typer.Argument(help="Folders of tables (default: the shipped one).")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Print sound tables too.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Read every table whole: schema, values, shapes given twice, collectors' checksums.
 
@@ -161,32 +169,35 @@ def perfdb_check(
     from perfmodel.database.store import SHIPPED
     from perfmodel.errors import InputError
 
-    tables = rows = warnings = sound = 0
+    folders = folders or [SHIPPED]
+    count = sum(1 for folder in folders for _ in folder.glob("*/*/*.parquet"))
+    checked: list[tuple[TableCheck, list[str]]] = []
     problems = []
-    for folder in folders or [SHIPPED]:
-        try:
-            for found in check_folder(folder):
-                tables += 1
-                rows += found.rows
-                state = "BAD" if found.problem else "ok "
-                manifest = ", checksum" if found.manifest and not found.problem else ""
-                doubts = [] if found.problem else _implausible(folder, *found.name.split("/"))
-                doubtful = bool(found.problem or doubts)
-                sound += not doubtful
-                if everything or doubtful:
-                    typer.echo(
-                        f"{state} {found.name}: {found.rows:,} rows, "
-                        f"{found.duplicates:,} duplicates{manifest}"
-                    )
-                if found.problem:
-                    problems.append(found.problem)
-                for warning in doubts:
-                    warnings += 1
-                    console().print(Padding(Text(f"warning: {warning}"), (0, 0, 0, 4)))
-        except InputError as error:
-            problems.append(str(error))
+    with progress_bar(verbose, quiet) as progress:
+        for folder in folders:
+            try:
+                for found in check_folder(folder):
+                    doubts = [] if found.problem else _implausible(folder, *found.name.split("/"))
+                    checked.append((found, doubts))
+                    progress(found.name, min(len(checked) / max(count, 1), 1.0))
+            except InputError as error:
+                problems.append(str(error))
+    for found, doubts in checked:
+        if everything or found.problem or doubts:
+            state = "BAD" if found.problem else "ok "
+            manifest = ", checksum" if found.manifest and not found.problem else ""
+            typer.echo(
+                f"{state} {found.name}: {found.rows:,} rows, "
+                f"{found.duplicates:,} duplicates{manifest}"
+            )
+        for warning in doubts:
+            console().print(Padding(Text(f"warning: {warning}"), (0, 0, 0, 4)))
+    problems += [found.problem for found, _ in checked if found.problem]
+    rows = sum(found.rows for found, _ in checked)
+    sound = sum(not (found.problem or doubts) for found, doubts in checked)
+    warnings = sum(len(doubts) for _, doubts in checked)
     typer.echo(
-        f"{tables:,} tables, {rows:,} rows, {sound:,} sound, {len(problems)} problems, "
+        f"{len(checked):,} tables, {rows:,} rows, {sound:,} sound, {len(problems)} problems, "
         f"{warnings:,} warnings"
     )
     for problem in problems:

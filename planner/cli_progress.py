@@ -76,7 +76,13 @@ class _Bar:
         from rich.progress import Progress as Bar
 
         text = TextColumn("{task.description}", markup=False)
-        self.bar = Bar(text, BarColumn(), TimeElapsedColumn(), console=aside, transient=True)
+        # Answers stay on standard output, which may be a file.
+        self.bar = Bar(
+            *(text, BarColumn(), TimeElapsedColumn()),
+            console=aside,
+            transient=True,
+            redirect_stdout=False,
+        )
         self.task = self.bar.add_task("", total=1.0)
 
     def start(self) -> None:

@@ -144,7 +144,11 @@ class Workload(Strict):
         "encoder is loaded and run.",
     )
     prefix_cache_hit: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of prompt tokens found in the prefix cache."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of prompt tokens found in the prefix cache: `0.3` or `30%`.",
+        json_schema_extra={"type": ["number", "string"]},
     )
     arrivals: Literal["poisson", "steady"] = Field(
         default="poisson",
@@ -199,7 +203,7 @@ class DeviceChoice(Strict):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Price; the shipped price list's default if not given.",
+        description="USD per device-hour; the shipped price list's default if not given.",
     )
     cost: OwnedChoice | None = Field(
         default=None,

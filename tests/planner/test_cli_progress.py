@@ -13,7 +13,8 @@ from planner.cli import app
 from planner.cli_progress import progress_bar
 
 LONG = {
-    *("solve", "report", "batch", "fleet", "calibrate", "perfdb collect"),
+    *("solve", "report", "batch", "fleet", "calibrate"),
+    *("perfdb collect", "perfdb import", "perfdb check"),
     *(f"whatif {kind}" for kind in ("grid", "price", "pairing", "shadow", "tornado", "catalog")),
 }
 
