@@ -283,7 +283,7 @@ def test_collections_that_cannot_be(tmp_path: Path) -> None:
     options = ("collect", tmp_path / "own", "--device")
     assert "expected cpu or cuda" in refused(*options, "tpu")
     assert "unknown operator family 'gem'" in refused(*options, "cpu", "--family", "gem")
-    assert "must be positive" in refused(*options, "cpu", "--error", 0)
+    assert "--error: expected more than 0" in refused(*options, "cpu", "--error", 0)
     assert "at least one device" in refused(*options, "cpu", "--world", 0)
     assert "unknown model 'x9'" in refused(*options, "cpu", "--model", "x9")
     assert "device name 'A b'" in refused(*options, "cpu", "--name", "A b")
@@ -328,7 +328,7 @@ def test_coverage_of_a_model_is_drawn(tmp_path: Path, ending: str) -> None:
         (("h200_sxm", "--model", "x9"), "unknown model 'x9'"),
         (("h200_sxm", "--model", "qwen3-8b", "--format", "fp7"), "--format: unknown format 'fp7'"),
         (("h200_sxm", "--model", "qwen3-8b", "--layout", "TP8"), "layout 'TP8'"),
-        (("h200_sxm", "--model", "qwen3-8b", "--out", "x.gif"), "ending in .svg, .png, .html"),
+        (("h200_sxm", "--model", "qwen3-8b", "--out", "x.gif"), "ends in .svg, .png, .html"),
         (("h200_sxm", "--model", "qwen3-8b", "--out", "no/x.svg"), "the folder does not exist"),
         (("h200_sxm", "--engine", "nccl", "--model", "qwen3-8b"), "unknown engine 'nccl'"),
     ],
