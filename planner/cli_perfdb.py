@@ -37,7 +37,10 @@ def perfdb_list(
     from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
 
-    table = Table("device", "engine", "version", "family", "rows", box=None)
+    table = Table("device", "engine", box=None, padding=(0, 2, 0, 0))
+    table.add_column("version", overflow="fold")
+    table.add_column("family", no_wrap=True)
+    table.add_column("rows", justify="right")
     try:
         for info in PerfStore(path or []).describe():
             table.add_row(
@@ -313,7 +316,7 @@ def perfdb_coverage(
     from perfmodel.errors import InputError
     from perfmodel.hardware import device_names
     from planner.figures import check_ending
-    from planner.perfdb_report import draw_coverage, families_table, print_model_coverage
+    from planner.perfdb_report import draw_coverage, print_families, print_model_coverage
 
     for option, value in (("--layout", layout), ("--format", format), ("--out", out)):
         if value is not None and model is None:
@@ -334,7 +337,10 @@ def perfdb_coverage(
             found, why = _model_coverage(store, device, engine, model, layout, format, places)
     except InputError as error:
         fail(str(error))
-    console().print(families_table(families) if families else f"no {engine} tables of {device}")
+    if families:
+        print_families(families, console())
+    else:
+        console().print(f"no {engine} tables of {device}")
     if found is not None:
         print_model_coverage(found, why, console())
         if out is not None:
