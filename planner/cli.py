@@ -78,7 +78,8 @@ def solve(
     """
     from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
-    from planner.plan import check_writable, write_plan
+    from planner.files import check_writable
+    from planner.plan import write_plan
     from planner.query import load_query
     from planner.solve import solve as find
 
@@ -149,7 +150,8 @@ def report(
     """
     from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
-    from planner.plan import check_writable, read_plan
+    from planner.files import check_writable
+    from planner.plan import read_plan
     from planner.whatif.files import query_of
 
     try:

@@ -48,7 +48,7 @@ def calibrate(
     from perfmodel.correction import dump_corrections
     from perfmodel.errors import InputError
     from perfmodel.validation import cross_validate, fit_engines, fitted_to, held_out, serve_all
-    from planner.plan import atomic_write, check_writable
+    from planner.files import atomic_write, check_writable
 
     def refused(reason: str) -> None:
         typer.echo(f"left out: {reason}", err=True)

@@ -59,7 +59,7 @@ def batch(
     """
     from perfmodel.errors import InputError
     from planner.catalog.report import print_results
-    from planner.plan import check_writable
+    from planner.files import check_writable
     from planner.web.pages import write_page
 
     try:
@@ -128,9 +128,9 @@ def fleet(
     from planner.catalog.schedule_plan import ScheduledFleet
     from planner.catalog.schedule_report import print_schedule
     from planner.figures import check_ending
+    from planner.files import check_writable
     from planner.melange import is_melange, write_mix
     from planner.melange_report import print_mix
-    from planner.plan import check_writable
 
     try:
         check_writable(out, report)

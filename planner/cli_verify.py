@@ -50,7 +50,8 @@ def verify(
     from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
     from planner.assess import assess
-    from planner.plan import check_writable, read_plan
+    from planner.files import check_writable
+    from planner.plan import read_plan
     from planner.reopen import reopen
     from planner.verify import append_row, compare, read_results, row_of
 

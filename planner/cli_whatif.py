@@ -321,7 +321,7 @@ def _answering(
     """
     from perfmodel.errors import InputError
     from planner.figures import check_ending
-    from planner.plan import check_writable
+    from planner.files import check_writable
 
     try:
         check_writable(csv, json, report)

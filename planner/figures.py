@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import InputError
-from planner.plan import check_writable
+from planner.files import check_writable
 
 if TYPE_CHECKING:
     import altair as alt
@@ -35,7 +35,7 @@ def check_ending(path: Path) -> None:
     """Refuse a file that no figure can be written to, before any work is done.
 
     Raises:
-        InputError: another ending, or as `planner.plan.check_writable`.
+        InputError: another ending, or as `planner.files.check_writable`.
     """
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: expected a file name that ends in {', '.join(ENDINGS)}")

@@ -27,7 +27,7 @@ from planner.catalog.families import families_of, sharing_fleets
 from planner.catalog.services import Service
 from planner.digest import digest, question
 from planner.evaluated import Evaluated, evaluate
-from planner.plan import atomic_write
+from planner.files import atomic_write
 from planner.problem import resolve
 from planner.query import Query
 from planner.solve import answer

@@ -14,7 +14,7 @@ from planner.catalog.batch import Result
 from planner.catalog.placing import Key, devices_of, offers_of, pools_of, supply_of, taken
 from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.services import Catalog, Service
-from planner.plan import as_text, atomic_write
+from planner.files import as_text, atomic_write
 from planner.problem import Offer
 
 SCHEMA = "planner.fleet/1"

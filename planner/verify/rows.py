@@ -13,7 +13,7 @@ from perfmodel.documents import read_text
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.layout import parse_layout
 from perfmodel.precision import Precision
-from planner.plan import atomic_write
+from planner.files import atomic_write
 from planner.problem import Problem
 from planner.verify.results import Measured
 

@@ -18,9 +18,10 @@ from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import steps
 from planner.cautions import cautions
 from planner.evaluated import Progress, evaluate
+from planner.files import as_text, atomic_write
 from planner.fronts import front
 from planner.large_fleet import Against
-from planner.plan import as_text, atomic_write, fleet_hosts_text
+from planner.plan import fleet_hosts_text
 from planner.query import Query, Target
 from planner.reopen import reopen
 from planner.report import mean_tokens

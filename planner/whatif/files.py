@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.documents import read_yaml, validate
-from planner.plan import as_text, atomic_write, incomplete, read_plan
+from planner.files import as_text, atomic_write
+from planner.plan import incomplete, read_plan
 from planner.query import Query
 
 
