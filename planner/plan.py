@@ -342,7 +342,7 @@ def incomplete(source: str, error: Exception) -> ConfigError:
     elif isinstance(error, KeyError):
         what = f"{error}: this field is required"
     elif isinstance(error, AttributeError | TypeError):
-        what = f"a field holds what `planner solve` does not write there ({error})"
+        what = "a field is of another kind than `planner solve` writes"
     return ConfigError(f"not a complete plan: {what}", source=source)
 
 
