@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=insight.RESULTS)
     options = parser.parse_args()
     found = stages(options.query)
-    console = Console(width=insight.WIDTH, highlight=False)
+    console = Console(width=insight.WIDEST, highlight=False)
     console.print(
         f"{found['query']}: {found['answer']}; {found['pairs']:.2e} prefill x decode pairs; "
         f"{found['seconds']:.1f} s"

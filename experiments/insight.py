@@ -26,7 +26,9 @@ from rich.text import Text
 from planner import figures
 
 RESULTS = Path(__file__).parent / "results"
-WIDTH = 100
+WIDTH = 80
+WIDEST = 100
+"""Of tables, which a narrower terminal wraps."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -95,14 +97,20 @@ def options(doc: str | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a small grid; saves nothing")
     parser.add_argument("--out", type=Path, help="folder for figure and JSON", default=None)
     given = parser.parse_args()
+    if given.quick and given.out is not None:
+        parser.error("--quick saves nothing: leave --out away")
     if given.out is None and not given.quick:
         given.out = RESULTS
     return given
 
 
 def show(insight: Insight, out: Path | None, console: Console | None = None) -> None:
-    """Print claim, set-up, verdict and tables; save figure and numbers to a folder, if given."""
-    console = console or Console(width=WIDTH, highlight=False)
+    """Print claim, set-up, verdict and tables; save figure and numbers to a folder.
+
+    Args:
+        out: None: a quick run, which saves nothing, and is too small for a verdict.
+    """
+    console = console or Console(width=WIDEST, highlight=False)
 
     def lines(mark: str, text: str) -> None:
         indent = " " * len(mark)
@@ -112,9 +120,10 @@ def show(insight: Insight, out: Path | None, console: Console | None = None) -> 
     lines("CLAIM    ", insight.claim)
     for i, line in enumerate(insight.set_up):
         lines("         " if i else "SET-UP   ", line)
-    lines("VERDICT  ", insight.verdict)
+    quick = out is None
+    lines("VERDICT  ", "none: a quick run covers too little" if quick else insight.verdict)
     for check in insight.checks:
-        mark = {True: "yes", False: "no", None: "note"}[check.holds]
+        mark = {True: "yes", False: "no", None: "note"}[None if quick else check.holds]
         lines(f"  {mark:7}", f"{check.part} -- {check.found}")
     for title, rows in insight.tables.items():
         console.print()
@@ -137,7 +146,7 @@ def show(insight: Insight, out: Path | None, console: Console | None = None) -> 
 
 def table(rows: Rows) -> Table:
     """Rows as a table; numbers to three digits, to the right."""
-    found = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    found = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
         found.add_column(name, justify="right" if numeric else "left")

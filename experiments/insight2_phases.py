@@ -284,10 +284,10 @@ def tables(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     for one in found:
         row = {"setting": one["setting"]}
         for layout in one["on_eight"]:
-            row[layout["layout"]] = f"{layout['qps']:.1f}/s {layout['latency_ms']:.0f} ms"
+            row[layout["layout"]] = f"{layout['qps']:.1f}, {layout['latency_ms']:.0f}"
         pair = compared(one["on_eight"])
         if pair is not None and len(row) == 1 + len(ON_EIGHT):
-            row["TP4PP2 / TP2PP4"] = f"{percent(pair[0] - 1.0)}, {percent(pair[1] - 1.0)}"
+            row["beside"] = f"{percent(pair[0] - 1.0)}, {percent(pair[1] - 1.0)}"
             eight.append(row)
     return {
         "Prefill layout by TTFT target (attention's degrees)": grid("prefill", "ttft_ms", "layout"),
@@ -296,8 +296,8 @@ def tables(found: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
             "decode", "ttit_ms", "layout"
         ),
         "Loss of throughput where both phases share one layout, by TTIT target": losses,
-        "Prefill on 8 devices, one prompt at a time: rate and latency (and TP4PP2's beside "
-        "TP2PP4's)": eight,
+        "Prefill on 8 devices, one prompt at a time: requests/s and latency in ms (and TP4PP2's "
+        "beside TP2PP4's)": eight,
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from perfmodel.documents import read_text
 from perfmodel.errors import ConfigError
 
 # Beyond any real model, and small enough that no arithmetic or loop on it runs away.
@@ -148,14 +149,7 @@ def read_json(path: Path) -> Fields:
             holds something other than an object.
     """
     source = str(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError("no such file", source=source) from None
-    except IsADirectoryError:
-        raise ConfigError("is a folder; expected a JSON file", source=source) from None
-    except (OSError, ValueError) as error:  # ValueError: bad UTF-8, or a NUL in the path
-        raise ConfigError(f"cannot be read as UTF-8 text: {error}", source=source) from None
+    text = read_text(path, "JSON")
     try:
         data = json.loads(text, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:

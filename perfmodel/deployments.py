@@ -8,12 +8,14 @@ every reading of that kind is a function here, and says why.
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from perfmodel.closed_loop import Load
+from perfmodel.documents import read_text
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.precision import Precision
 from perfmodel.public_runs import RANDOM_LENGTHS, Source, has_large_cache, has_small_cache
@@ -156,21 +158,18 @@ def read_deployments(path: Path) -> list[Deployment | InputError]:
     Raises:
         ConfigError: the file is missing, not CSV, or lacks a column.
     """
+    reader = csv.DictReader(io.StringIO(read_text(path, "CSV")))
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            names = reader.fieldnames or []
-            for name in ("id", "model_path", "system", "backend", "mode", "isl", "osl"):
-                if name not in names:
-                    raise ConfigError(
-                        f"missing; deployments have {', '.join(COLUMNS)}",
-                        source=str(path),
-                        field=name,
-                    )
-            return list(_rows(reader, path))
-    except FileNotFoundError:
-        raise ConfigError("no such file", source=str(path)) from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        names = reader.fieldnames or []
+        for name in ("id", "model_path", "system", "backend", "mode", "isl", "osl"):
+            if name not in names:
+                raise ConfigError(
+                    f"missing; deployments have {', '.join(COLUMNS)}",
+                    source=str(path),
+                    field=name,
+                )
+        return list(_rows(reader, path))
+    except csv.Error as error:
         raise ConfigError(f"not a readable CSV file ({error})", source=str(path)) from None
 
 

@@ -55,7 +55,7 @@ def read_yaml(path: Path) -> Document:
         ConfigError: the file is missing, not UTF-8, or not YAML (with line and column),
             or gives the same key twice.
     """
-    return parse_yaml(_read_text(path, "YAML"), path)
+    return parse_yaml(read_text(path, "YAML"), path)
 
 
 def parse_yaml(text: str, path: Path) -> Document:
@@ -71,8 +71,9 @@ def parse_yaml(text: str, path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise ConfigError(f"{path}:{line}:{column}: not valid YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except yaml.reader.ReaderError as error:
+        problem = f"not valid YAML: a character that is no text ({error.character:#04x})"
+        raise ConfigError(problem, source=str(path)) from None
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:
@@ -87,14 +88,8 @@ def read_json_document(path: Path) -> Document:
         ConfigError: the file is missing, not UTF-8, or not JSON (with line and column),
             or gives the same key twice.
     """
-    text = _read_text(path, "JSON")
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        where = f"{path}:{error.lineno}:{error.colno}"
-        raise ConfigError(f"{where}: not valid JSON: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    text = read_text(path, "JSON")
+    data = parse_json(text, path)
     try:
         # JSON is YAML as far as its structure goes, tabs between tokens apart.
         lines = _lines(text.replace("\t", " "), path)
@@ -103,15 +98,38 @@ def read_json_document(path: Path) -> Document:
     return Document(path, data, lines)
 
 
-def _read_text(path: Path, kind: str) -> str:
+def parse_json(text: str, path: Path) -> Any:
+    """The data of one JSON file, which `path` names.
+
+    Raises:
+        ConfigError: it is not JSON (with line and column).
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"{path}:{error.lineno}:{error.colno}"
+        raise ConfigError(f"not valid JSON: {error.msg}", source=where) from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"not valid JSON: {error}", source=str(path)) from None
+
+
+def read_text(path: Path, kind: str) -> str:
+    """The text of one file, of a `kind` such as YAML, JSON or CSV.
+
+    Raises:
+        ConfigError: the file is missing, a folder, not to be read, or not UTF-8.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
+        problem = "no such file"
     except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder; expected a {kind} file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+        problem = f"is a folder; expected a {kind} file"
+    except UnicodeDecodeError as error:
+        problem = f"cannot be read as UTF-8 text (byte {error.start}); expected a {kind} file"
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or error}"
+    raise ConfigError(problem, source=str(path))
 
 
 def _lines(text: str, path: Path) -> dict[FieldPath, int]:
@@ -153,7 +171,7 @@ def validate(document: Document, model: type[Model]) -> Model:
     if not isinstance(document.data, dict):
         raise ConfigError(
             f"{document.path}:1: expected a mapping of fields "
-            f"({', '.join(model.model_fields)}), got {type(document.data).__name__}"
+            f"({', '.join(model.model_fields)}), got {kind_of(document.data)}"
         )
     try:
         return model.model_validate(document.data, context={"folder": document.path.parent})
@@ -163,6 +181,11 @@ def validate(document: Document, model: type[Model]) -> Model:
             for problem in _causes(error.errors(include_url=False))
         ]
         raise ConfigError("\n".join(dict.fromkeys(problems))) from None
+
+
+def kind_of(data: Any) -> str:
+    """What a document's data is, by name."""
+    return "nothing" if data is None else type(data).__name__
 
 
 def _causes(problems: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -202,6 +225,8 @@ def message(problem: Mapping[str, Any]) -> str:
         return "this field is required"
     if kind == "extra_forbidden":
         return "unknown field"
+    if kind in ("dict_type", "model_type"):
+        return f"expected a mapping of fields (got {given!r})"
     if kind in ("tuple_type", "list_type"):
         return f"expected a list (got {given!r})"
     if kind == "too_short":

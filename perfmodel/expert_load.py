@@ -8,7 +8,6 @@ than the mean the busiest device of an expert group has to do, and how many expe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.documents import parse_json, read_text
 from perfmodel.errors import ConfigError
 from perfmodel.expert_placement import balanced_placement, contiguous_placement
 from perfmodel.power_law import POWER_LAW, drawn_loads
@@ -213,16 +213,9 @@ def read_counts(path: Path) -> tuple[tuple[float, ...], ...]:
         ConfigError: the file can't be read, is ragged or empty, or holds what is no count; names
             the line (CSV) or the layer (JSON).
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", source=str(path)) from None
+    text = read_text(path, "CSV or JSON")
     if path.suffix == ".json":
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            where = f"{path}:{error.lineno}:{error.colno}"
-            raise ConfigError(f"not valid JSON: {error.msg}", source=where) from None
+        data = parse_json(text, path)
         if isinstance(data, list) and data and not any(isinstance(row, list) for row in data):
             data = [data]
         if not isinstance(data, list) or not all(isinstance(row, list) for row in data):

@@ -124,13 +124,15 @@ def _find(name_or_path: str | Path, search_path: Iterable[Path]) -> Path:
     if text.endswith((".yaml", ".yml")):
         return Path(text)
     for folder in (*search_path, SHIPPED):
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: this folder of the device search path does not exist")
         for candidate in sorted(folder.glob("*.yaml")):
             if candidate.stem.lower() == text.lower():
                 return candidate
     names = device_names(search_path)
-    close = difflib.get_close_matches(text.lower(), names, n=2, cutoff=0.4)
+    close = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    raise ConfigError(f"unknown device {text!r}{hint} (known: {', '.join(names)})")
+    raise ConfigError(f"unknown device {text!r}{hint} (`planner devices` lists all)")
 
 
 def device_names(search_path: Iterable[Path] = ()) -> list[str]:

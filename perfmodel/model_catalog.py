@@ -182,8 +182,8 @@ def _unknown(name: str) -> str:
     near = difflib.get_close_matches(name.casefold(), spellings, n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(spellings[key] for key in near)}?" if near else ""
     return (
-        f"unknown model {name[:80]!r}.{hint} Give a path to a config.json or to a "
-        "recipe, or one of the catalog: " + ", ".join(catalog())
+        f"unknown model {name[:80]!r}.{hint} `planner models` lists all; a path to a config.json "
+        "or to a recipe (.yaml) will do too"
     )
 
 

@@ -12,20 +12,17 @@ from planner.cli_calibrate import calibrate
 from planner.cli_catalog import batch, fleet
 from planner.cli_deploy import deploy
 from planner.cli_doctor import doctor
-from planner.cli_perfdb import BAD_INPUT, PerfdbPath, SearchPath, perfdb
-from planner.cli_perfdb import console as _console
-from planner.cli_perfdb import fail as _fail
-from planner.cli_progress import Verbose, progress_bar
+from planner.cli_perfdb import perfdb
+from planner.cli_progress import Progress, Quiet, Verbose, progress_bar
+from planner.cli_shared import PerfdbPath, SearchPath, console, fail, status_of
 from planner.cli_tco import tco
 from planner.cli_ui import ui
 from planner.cli_verify import verify
 from planner.cli_whatif import whatif
 
 if TYPE_CHECKING:
-    from planner.plan import Plan
+    from perfmodel.database import PerfStore
     from planner.query import Query
-
-INFEASIBLE = 3
 
 app = typer.Typer(
     name="planner",
@@ -79,77 +76,63 @@ def solve(
 
     Example: planner solve examples/text_agent_llama3_70b.yaml --json plan.json
     """
+    from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
+    from planner.files import check_writable
+    from planner.plan import write_plan
     from planner.query import load_query
+    from planner.solve import solve as find
 
     if search not in ("exhaustive", "tpe"):
-        _fail(f"--search: expected exhaustive or tpe, got {search!r}", BAD_INPUT)
+        fail(f"--search: expected exhaustive or tpe, got {search!r}")
     if storage is not None and search != "tpe":
-        _fail(
-            "--storage keeps the trials of --search tpe; the exhaustive search has none", BAD_INPUT
-        )
-    for path in (json, yaml, report):
-        if path is not None and not path.absolute().parent.is_dir():
-            _fail(f"{path}: the folder does not exist", BAD_INPUT)
+        fail("--storage keeps the trials of --search tpe; the exhaustive search has none")
     try:
+        check_writable(json, yaml, report)
         asked = load_query(query, target=target)
-        options = {"search": search, "seed": seed, "trials": trials, "storage": storage}
-        plan = _solve(asked, options, search_path or [], perfdb_path or [], verbose)
-        from planner.plan import write_plan
-
+        places, store = search_path or [], PerfStore(perfdb_path or [])
+        with progress_bar(verbose, quiet) as progress:
+            plan = find(
+                asked,
+                search=search,
+                seed=seed,
+                trials=trials,
+                storage=storage,
+                search_path=places,
+                store=store,
+                progress=progress,
+            )
         if json is not None:
             write_plan(plan, json)
         if yaml is not None:
             write_plan(plan, yaml)
         if report is not None:
-            _report(plan.to_dict(), asked, report, search_path or [], perfdb_path or [], verbose)
+            with progress_bar(verbose, quiet) as progress:
+                _report(plan.to_dict(), str(query), asked, report, places, store, progress)
     except InputError as error:
-        _fail(_located(error, query), _status(error))
+        fail(_located(error, query), status_of(error))
     from planner.report import headline, print_plan
 
-    console = _console()
     if quiet:
-        console.print(headline(plan))
+        console().print(headline(plan))
     else:
-        print_plan(plan, console)
-
-
-def _solve(
-    query: Query,
-    options: dict[str, Any],
-    search_path: list[Path],
-    perfdb_path: list[Path],
-    verbose: bool,
-) -> Plan:
-    from perfmodel.database import PerfStore
-    from planner.solve import solve as find
-
-    with progress_bar(verbose) as progress:
-        return find(
-            query,
-            **options,
-            search_path=search_path,
-            store=PerfStore(perfdb_path),
-            progress=progress,
-        )
+        print_plan(plan, console())
 
 
 def _report(
     plan: dict[str, Any],
+    source: str,
     query: Query,
     path: Path,
     search_path: list[Path],
-    perfdb: list[Path],
-    verbose: bool,
+    store: PerfStore,
+    progress: Progress,
 ) -> None:
     """Write the page of a plan; the fronts are searched for it."""
-    from perfmodel.database import PerfStore
     from planner.web.report import fronts_of, write_report
 
-    store = PerfStore(perfdb)
-    with progress_bar(verbose) as progress:
-        fronts = fronts_of(query, search_path, store, progress)
-    write_report(plan, fronts, path, search_path, store)
+    fronts = fronts_of(query, search_path, store, progress)
+    write_report(plan, fronts, path, search_path, store, source)
 
 
 @app.command()
@@ -158,28 +141,28 @@ def report(
     out: Annotated[Path, typer.Option(help="HTML file to write.")],
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Write a page of HTML about a plan, as `solve --report` does.
 
     Example: planner report plan.json --out plan.html
     """
-    from pydantic import ValidationError
-
+    from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
+    from planner.files import check_writable
     from planner.plan import read_plan
-    from planner.query import Query
+    from planner.whatif.files import query_of
 
-    if not out.absolute().parent.is_dir():
-        _fail(f"{out}: the folder does not exist", BAD_INPUT)
     try:
+        check_writable(out)
         data = read_plan(plan)
-        query = Query.model_validate(data.get("query"))
-        _report(data, query, out, search_path or [], perfdb_path or [], verbose)
-    except ValidationError as error:
-        _fail(f"{plan}: not a complete plan: {error.errors()[0]['msg']}", BAD_INPUT)
+        query = query_of(data, plan)
+        store = PerfStore(perfdb_path or [])
+        with progress_bar(verbose, quiet) as progress:
+            _report(data, str(plan), query, out, search_path or [], store, progress)
     except InputError as error:
-        _fail(str(error), _status(error))
+        fail(str(error), status_of(error))
 
 
 @app.command()
@@ -202,9 +185,9 @@ def explain(
 
     try:
         store = PerfStore(perfdb_path or [])
-        explain_plan(read_plan(plan), str(plan), fleet, _console(), search_path or [], store)
+        explain_plan(read_plan(plan), str(plan), fleet, console(), search_path or [], store)
     except InputError as error:
-        _fail(str(error), _status(error))
+        fail(str(error), status_of(error))
 
 
 app.command()(batch)
@@ -226,12 +209,12 @@ def schema(
     from planner.schema import KINDS, file_model, json_schema, print_schema
 
     if kind not in KINDS:
-        _fail(f"expected one of {', '.join(KINDS)}, got {kind!r}", BAD_INPUT)
+        fail(f"expected one of {', '.join(KINDS)}, got {kind!r}")
     model = file_model(kind)
     if as_json:
         typer.echo(json_schema(model))
     else:
-        print_schema(_console(), model)
+        print_schema(console(), model)
 
 
 @app.command()
@@ -255,9 +238,9 @@ def models(
         from planner.model_report import print_model
 
         try:
-            print_model(load_model(model, search_path or []), _console())
+            print_model(load_model(model, search_path or []), console())
         except InputError as error:
-            _fail(str(error), BAD_INPUT)
+            fail(str(error))
         return
     table = Table(box=None)
     table.add_column("model", overflow="fold")
@@ -271,7 +254,7 @@ def models(
             f"{shipped.active_parameters() / 1e9:.1f} B",
             shipped.quantization,
         )
-    _console().print(table)
+    console().print(table)
 
 
 @app.command()
@@ -304,7 +287,7 @@ def devices(
 
             one = load_device(device, places)
             engines = [e for e in store.engines(one.tables) if e != "nccl"]
-            print_device(one, engines, _console())
+            print_device(one, engines, console())
             return
         prices = price_list()
         for name in device_names(places):
@@ -321,8 +304,8 @@ def devices(
                 ", ".join(measured) or "no (analytic)",
             )
     except InputError as error:
-        _fail(str(error), BAD_INPUT)
-    _console().print(table)
+        fail(str(error))
+    console().print(table)
 
 
 app.command()(calibrate)
@@ -341,12 +324,6 @@ def _located(error: Exception, query: Path) -> str:
         return str(error)
     field = [int(part) if part.isdigit() else part for part in error.field.split(".")]
     return f"{read_yaml(query).where(field)}: {error.problem}"
-
-
-def _status(error: Exception) -> int:
-    from planner.infeasible import InfeasibleError
-
-    return INFEASIBLE if isinstance(error, InfeasibleError) else BAD_INPUT
 
 
 def main() -> None:

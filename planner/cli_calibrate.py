@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli_perfdb import console, fail
+from planner.cli_progress import Quiet, Verbose, progress_bar
+from planner.cli_shared import console, fail
 
 if TYPE_CHECKING:
     from perfmodel.validation import Row, Seen
@@ -30,6 +31,8 @@ def calibrate(
     check: Annotated[
         bool, typer.Option(help="Report errors on rows that the fit did not see.")
     ] = True,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Fit engines' constants to measured deployments, and say how far predictions then are.
 
@@ -39,31 +42,32 @@ def calibrate(
 
     Example: planner calibrate measured.csv --out corrections.yaml
     """
-    from rich.console import Console
-    from rich.progress import track
     from rich.text import Text
 
     from perfmodel.calibration import LEAST_ROWS
     from perfmodel.correction import dump_corrections
     from perfmodel.errors import InputError
     from perfmodel.validation import cross_validate, fit_engines, fitted_to, held_out, serve_all
-    from planner.plan import atomic_write
-
-    aside = Console(stderr=True)
-
-    def shown(items: Sequence[Row]) -> Iterable[Row]:
-        silent = not aside.is_terminal
-        return track(items, "reading", console=aside, transient=True, disable=silent)
+    from planner.files import atomic_write, check_writable
 
     def refused(reason: str) -> None:
         typer.echo(f"left out: {reason}", err=True)
 
-    if not out.absolute().parent.is_dir():
-        fail(f"{out}: the folder does not exist")
     try:
-        served = serve_all(rows, refused, shown)
-        fitted = fit_engines(served)
-        atomic_write(out, dump_corrections(fitted, COMMENT))
+        check_writable(out)
+        with progress_bar(verbose, quiet) as progress:
+
+            def predicting(items: Sequence[Row]) -> Iterator[Row]:
+                for i, row in enumerate(items):
+                    progress(f"predicting {len(items):,} rows", 0.4 * i / len(items))
+                    yield row
+
+            served = serve_all(rows, refused, predicting)
+            progress("fitting", 0.4)
+            fitted = fit_engines(served)
+            atomic_write(out, dump_corrections(fitted, COMMENT))
+            progress("predicting rows from fits without them", 0.5)
+            seen = cross_validate(served) if check else []
     except InputError as error:
         fail(str(error))
     for engine, modes in fitted_to(served).items():
@@ -80,7 +84,7 @@ def calibrate(
                     )
                 )
     if check:
-        _report(cross_validate(served), held_out(served))
+        _report(seen, held_out(served))
 
 
 def _report(seen: list[Seen], held_out: Mapping[str, str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli_perfdb import (
+from planner.cli_progress import Quiet, Verbose, progress_bar
+from planner.cli_shared import (
     BAD_INPUT,
+    INFEASIBLE,
     PageReport,
     PerfdbPath,
     SearchPath,
     console,
     fail,
+    show_answer,
 )
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from planner.catalog import Catalog, Result
-
-FAILED = 3
-"""Exit status where a service has no plan, or the inventories do not suffice."""
+    from planner.catalog import Catalog, Result, Settings
+    from planner.catalog.fleet import Current
+    from planner.cli_progress import Progress
+    from planner.melange import Mix
 
 CatalogPath = Annotated[
     Path, typer.Argument(help="Catalog (YAML), or a folder of query files, one a service.")
@@ -47,6 +50,8 @@ def batch(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Solve every service of a catalog; repeated, only what has changed.
 
@@ -54,12 +59,15 @@ def batch(
     """
     from perfmodel.errors import InputError
     from planner.catalog.report import print_results
+    from planner.files import check_writable
     from planner.web.pages import write_page
 
     try:
-        _writable(report)
-        read, wrong = _read(catalog, search_path)
-        results = _solved(read, out, workers, scheduler, search, search_path, perfdb_path)
+        check_writable(report)
+        read, wrong = read_catalog(catalog, search_path)
+        with progress_bar(verbose, quiet) as progress:
+            settings = _settings(search, search_path, perfdb_path)
+            results = _solved(read, out, workers, scheduler, settings, progress)
         if report is not None:
             write_page(report, f"Services of {catalog}", partial(print_results, results), {})
     except InputError as error:
@@ -79,7 +87,7 @@ def batch(
     for result in failed:
         typer.echo(f"error: {result.name}: {result.error}", err=True)
     if wrong or failed:
-        raise typer.Exit(BAD_INPUT if wrong else FAILED)
+        raise typer.Exit(BAD_INPUT if wrong else INFEASIBLE)
 
 
 def fleet(
@@ -109,6 +117,8 @@ def fleet(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """The cheapest hosts for all services of a catalog together, and who runs on which.
 
@@ -120,13 +130,16 @@ def fleet(
     from perfmodel.errors import InputError
     from planner.catalog import NOTHING, plan_fleet, plan_over_time, read_current, write_fleet
     from planner.catalog.report import print_fleet
-    from planner.catalog.schedule_figure import draw_schedule, schedule_figure
+    from planner.catalog.schedule_figure import schedule_figure
+    from planner.catalog.schedule_plan import ScheduledFleet
     from planner.catalog.schedule_report import print_schedule
     from planner.figures import check_ending
-    from planner.melange import is_melange
+    from planner.files import check_writable
+    from planner.melange import is_melange, write_mix
+    from planner.melange_report import print_mix
 
     try:
-        _writable(report)
+        check_writable(out, report)
         if is_melange(catalog):
             for_catalogs = {
                 "results": results,
@@ -135,86 +148,81 @@ def fleet(
                 "figure": figure,
             }
             misplaced = [f"--{k}" for k, v in for_catalogs.items() if v]
-            _mix(catalog, out, seconds, misplaced, report)
+            with progress_bar(verbose, quiet) as progress:
+                progress("looking for the cheapest mix", 0.0)
+                mix = _mix(catalog, seconds, misplaced)
+            if out is not None:
+                write_mix(mix, out)
+            show_answer(_title(catalog), partial(print_mix, mix), None, report)
             return
+        read, wrong = read_catalog(catalog, search_path)
         if results is None:
             fail("--results: expected the folder of the services' results")
         today = NOTHING if current is None else read_current(current)
-        read, wrong = _read(catalog, search_path)
+        _say_unknown(today, current, read)
         if figure is not None:
             check_ending(figure)
             if not read.over_time:
                 fail("--figure: nothing in this catalog changes over time (no demand, no prices)")
-        solved = _solved(read, results, workers, scheduler, search, search_path, perfdb_path)
+        with progress_bar(verbose, quiet) as progress:
+            settings = _settings(search, search_path, perfdb_path)
+            solved = _solved(read, results, workers, scheduler, settings, progress)
     except InputError as error:
         fail(str(error))
-    moving = current is not None
-    folders = search_path or []
+    show: Callable[[Any], None]
+    chart: Callable[[], Any] | None = None
     try:
-        if read.over_time:
-            scheduled = plan_over_time(
-                read, solved, current=today, search_path=folders, limit_s=seconds
+        with progress_bar(verbose, quiet) as progress:
+            progress("assigning services to hosts", 0.0)
+            plan = plan_over_time if read.over_time else plan_fleet
+            found = plan(
+                read, solved, current=today, search_path=search_path or [], limit_s=seconds
             )
-            write_fleet(scheduled, out)
-            draw_schedule(scheduled, figure)
-            show: Callable[[Any], None] = partial(print_schedule, scheduled, moving=moving)
-            charts = {"Hosts over time": schedule_figure(scheduled)} if report else {}
-            left_out = scheduled.left_out
-        else:
-            found = plan_fleet(read, solved, current=today, search_path=folders, limit_s=seconds)
-            write_fleet(found, out)
-            show, charts = partial(print_fleet, found, moving=moving), {}
-            left_out = found.left_out
-        _show(catalog, show, report, charts)
     except InputError as error:
-        fail(str(error), FAILED)
-    for name, error_text in left_out.items():
+        fail(str(error), BAD_INPUT if wrong else INFEASIBLE)
+    try:
+        write_fleet(found, out)
+        if isinstance(found, ScheduledFleet):
+            show = partial(print_schedule, found, moving=current is not None)
+            chart = partial(schedule_figure, found)
+        else:
+            show = partial(print_fleet, found, moving=current is not None)
+        show_answer(_title(catalog), show, figure, report, chart, "Hosts over time")
+    except InputError as error:
+        fail(str(error))
+    for name, error_text in found.left_out.items():
         typer.echo(f"error: {name}: {error_text}", err=True)
     if wrong:
         typer.echo(f"error: the fleet is without{_not_read(wrong)[1:]}", err=True)
-    if wrong or left_out:
-        raise typer.Exit(BAD_INPUT if wrong else FAILED)
+    if wrong or found.left_out:
+        raise typer.Exit(BAD_INPUT if wrong else INFEASIBLE)
 
 
-def _writable(report: Path | None) -> None:
-    """Refuse a page that can't be written, before any work."""
-    from perfmodel.errors import ConfigError
-
-    if report is not None and not report.absolute().parent.is_dir():
-        raise ConfigError(f"{report}: the folder does not exist")
+def _title(catalog: Path) -> str:
+    return f"The fleet of {catalog}"
 
 
-def _show(
-    catalog: Path,
-    show: Callable[[Any], None],
-    report: Path | None,
-    charts: Mapping[str, Any] | None = None,
-) -> None:
-    """Print the answer, and write its page, where that is asked for."""
-    show(console())
-    if report is not None:
-        from planner.web.pages import write_page
-
-        write_page(report, f"The fleet of {catalog}", show, charts or {})
-
-
-def _mix(
-    path: Path, out: Path | None, limit_s: float, misplaced: Sequence[str], report: Path | None
-) -> None:
+def _mix(path: Path, limit_s: float, misplaced: Sequence[str]) -> Mix:
     """Answer Mélange's problem."""
     from perfmodel.errors import ConfigError
-    from planner.melange import cheapest_mix, read_melange, write_mix
-    from planner.melange_report import print_mix
+    from planner.melange import cheapest_mix, read_melange
 
     if misplaced:
         raise ConfigError(f"{', '.join(misplaced)}: for catalogs; {path} has no services")
     try:
-        found = cheapest_mix(read_melange(path), limit_s=limit_s)
+        return cheapest_mix(read_melange(path), limit_s=limit_s)
     except TimeoutError as error:
-        fail(str(error), FAILED)
-    if out is not None:
-        write_mix(found, out)
-    _show(path, partial(print_mix, found), report)
+        fail(str(error), INFEASIBLE)
+
+
+def _say_unknown(today: Current, source: Path | None, catalog: Catalog) -> None:
+    """Name services of today's fleet that the catalog does not have: they are left aside."""
+    known = {service.name for service in catalog.services}
+    if unknown := [name for name in today.devices if name not in known]:
+        typer.echo(
+            f"note: {source}: no service of the catalog is called {', '.join(unknown)}; left aside",
+            err=True,
+        )
 
 
 def _not_read(wrong: int) -> str:
@@ -222,15 +230,40 @@ def _not_read(wrong: int) -> str:
     return f", {wrong} service{'s' * (wrong != 1)} with bad input" if wrong else ""
 
 
-def _read(path: Path, search_path: Sequence[Path] | None) -> tuple[Catalog, int]:
-    """The catalog, and how many services are wrong: that is said, and stops no others."""
+def read_catalog(path: Path, search_path: Sequence[Path] | None) -> tuple[Catalog, int]:
+    """The catalog, and how many services are wrong: that is said, and stops no others.
+
+    Raises:
+        ConfigError: it is none, or about devices that nobody uses.
+        typer.Exit: all of its services are wrong.
+    """
     from planner.catalog import check_devices, load_catalog
 
     catalog, errors = load_catalog(path)
     for error in errors:
         typer.echo(f"error: {error}", err=True)
+    if not catalog.services:
+        raise typer.Exit(BAD_INPUT)
     check_devices(catalog, search_path or ())
     return catalog, len(errors)
+
+
+def _settings(
+    search: str, search_path: Sequence[Path] | None, perfdb_path: Sequence[Path] | None
+) -> Settings:
+    """How every service is solved.
+
+    Raises:
+        ConfigError: there is no such search.
+    """
+    from perfmodel.errors import ConfigError
+    from planner.catalog import Settings
+
+    if search not in ("exhaustive", "tpe"):
+        raise ConfigError(f"--search: expected exhaustive or tpe, got {search!r}")
+    return Settings(
+        search=search, search_path=tuple(search_path or ()), perfdb_path=tuple(perfdb_path or ())
+    )
 
 
 def _solved(
@@ -238,38 +271,17 @@ def _solved(
     folder: Path,
     workers: int | None,
     scheduler: str | None,
-    search: str,
-    search_path: Sequence[Path] | None,
-    perfdb_path: Sequence[Path] | None,
+    settings: Settings,
+    progress: Progress,
 ) -> list[Result]:
     """A result for each of the services."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from perfmodel.units import format_count
+    from planner.catalog import dask_cluster, local_processes, run_batch
 
-    from perfmodel.errors import ConfigError
-    from planner.catalog import Settings, dask_cluster, local_processes, run_batch
-
-    if search not in ("exhaustive", "tpe"):
-        raise ConfigError(f"--search: expected exhaustive or tpe, got {search!r}")
-    settings = Settings(
-        search=search,
-        search_path=tuple(search_path or ()),
-        perfdb_path=tuple(perfdb_path or ()),
-    )
+    progress("starting", 0.0)
     where: AbstractContextManager[tuple[Executor, int]] = (
         dask_cluster(scheduler) if scheduler else local_processes(workers)
     )
-    aside = Console(stderr=True)
-    with (
-        where as (executor, count),
-        Progress(console=aside, transient=True, disable=not aside.is_terminal) as bar,
-    ):
-        task = bar.add_task("solving", total=1.0)
-        return run_batch(
-            catalog.services,
-            folder,
-            settings,
-            executor,
-            count,
-            lambda name, share: bar.update(task, description=name, completed=share),
-        )
+    with where as (executor, count):
+        progress(f"solving {format_count(len(catalog.services), 'service')}", 0.0)
+        return run_batch(catalog.services, folder, settings, executor, count, progress)

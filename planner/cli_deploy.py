@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from planner.cli_perfdb import SearchPath, console, fail
-
-INEXPRESSIBLE = 3
-"""Exit status where the target cannot be told all of a plan."""
+from planner.cli_shared import INFEASIBLE, SearchPath, console, fail
 
 
 def deploy(
@@ -52,7 +49,7 @@ def deploy(
             search_path=search_path or [],
         )
     except InexpressibleError as error:
-        fail(str(error), INEXPRESSIBLE)
+        fail(str(error), INFEASIBLE)
     except InputError as error:
         fail(str(error))
     for path in written:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from planner.cli_perfdb import PerfdbPath, console
+from planner.cli_shared import PerfdbPath, console
 
 UNSOUND = 1
 """Exit status where something is missing or wrong."""

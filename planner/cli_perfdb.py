@@ -1,43 +1,25 @@
-"""The `planner perfdb` commands: the measured tables, and what all commands share."""
+"""The `planner perfdb` commands: the measured tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from planner.cli_progress import Quiet, Verbose, progress_bar
+from planner.cli_shared import BAD_INPUT, PerfdbPath, SearchPath, console, fail
 
-    from perfmodel.collect import Progress, Report
+if TYPE_CHECKING:
     from perfmodel.coverage import ModelCoverage
     from perfmodel.database import PerfStore
+    from perfmodel.database.coverage import TableCheck
     from perfmodel.provenance import PhaseProvenance
-
-BAD_INPUT = 2
 
 perfdb = typer.Typer(
     help="The measured-performance database.\n\nExample: planner perfdb list", no_args_is_help=True
 )
-
-SearchPath = Annotated[
-    list[Path] | None,
-    typer.Option("--search-path", help="Folder with further device or model files; repeatable."),
-]
-
-PerfdbPath = Annotated[
-    list[Path] | None,
-    typer.Option("--perfdb", help="Folder of measured tables, searched first; repeatable."),
-]
-
-PageReport = Annotated[
-    Path | None,
-    typer.Option("--report", help="Write it as a page of HTML that opens without a network."),
-]
-
-DRAWINGS = (".svg", ".png", ".html")
 
 
 @perfdb.command("list")
@@ -55,7 +37,10 @@ def perfdb_list(
     from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
 
-    table = Table("device", "engine", "version", "family", "rows", box=None)
+    table = Table("device", "engine", box=None, padding=(0, 2, 0, 0))
+    table.add_column("version", overflow="fold")
+    table.add_column("family", no_wrap=True)
+    table.add_column("rows", justify="right")
     try:
         for info in PerfStore(path or []).describe():
             table.add_row(
@@ -77,6 +62,8 @@ def perfdb_import(
     format: Annotated[
         str | None, typer.Option(help="aiconfigurator or vidur; by default what is found.")
     ] = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Import measured operator tables of others; use them with `solve --perfdb`.
 
@@ -92,12 +79,15 @@ def perfdb_import(
     if producer == "vidur" and set(engine or []) - {import_vidur.ENGINE}:
         fail(f"--engine: Vidur's tables are all of engine {import_vidur.ENGINE}")
     try:
-        if producer == "vidur":
-            tables = import_vidur.import_tables(source, destination, device or None)
-        else:
-            tables = import_aiconfigurator.import_tables(
-                source, destination, device or None, engine or None
-            )
+        with progress_bar(verbose, quiet) as progress:
+            if producer == "vidur":
+                tables = import_vidur.import_tables(
+                    source, destination, device or None, progress=progress
+                )
+            else:
+                tables = import_aiconfigurator.import_tables(
+                    source, destination, device or None, engine or None, progress=progress
+                )
     except InputError as error:
         fail(str(error))
     except OSError as error:
@@ -163,6 +153,8 @@ def perfdb_check(
         list[Path] | None, typer.Argument(help="Folders of tables (default: the shipped one).")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Print sound tables too.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Read every table whole: schema, values, shapes given twice, collectors' checksums.
 
@@ -180,32 +172,35 @@ def perfdb_check(
     from perfmodel.database.store import SHIPPED
     from perfmodel.errors import InputError
 
-    tables = rows = warnings = sound = 0
+    folders = folders or [SHIPPED]
+    count = sum(1 for folder in folders for _ in folder.glob("*/*/*.parquet"))
+    checked: list[tuple[TableCheck, list[str]]] = []
     problems = []
-    for folder in folders or [SHIPPED]:
-        try:
-            for found in check_folder(folder):
-                tables += 1
-                rows += found.rows
-                state = "BAD" if found.problem else "ok "
-                manifest = ", checksum" if found.manifest and not found.problem else ""
-                doubts = [] if found.problem else _implausible(folder, *found.name.split("/"))
-                doubtful = bool(found.problem or doubts)
-                sound += not doubtful
-                if everything or doubtful:
-                    typer.echo(
-                        f"{state} {found.name}: {found.rows:,} rows, "
-                        f"{found.duplicates:,} duplicates{manifest}"
-                    )
-                if found.problem:
-                    problems.append(found.problem)
-                for warning in doubts:
-                    warnings += 1
-                    console().print(Padding(Text(f"warning: {warning}"), (0, 0, 0, 4)))
-        except InputError as error:
-            problems.append(str(error))
+    with progress_bar(verbose, quiet) as progress:
+        for folder in folders:
+            try:
+                for found in check_folder(folder):
+                    doubts = [] if found.problem else _implausible(folder, *found.name.split("/"))
+                    checked.append((found, doubts))
+                    progress(found.name, min(len(checked) / max(count, 1), 1.0))
+            except InputError as error:
+                problems.append(str(error))
+    for found, doubts in checked:
+        if everything or found.problem or doubts:
+            state = "BAD" if found.problem else "ok "
+            manifest = ", checksum" if found.manifest and not found.problem else ""
+            typer.echo(
+                f"{state} {found.name}: {found.rows:,} rows, "
+                f"{found.duplicates:,} duplicates{manifest}"
+            )
+        for warning in doubts:
+            console().print(Padding(Text(f"warning: {warning}"), (0, 0, 0, 4)))
+    problems += [found.problem for found, _ in checked if found.problem]
+    rows = sum(found.rows for found, _ in checked)
+    sound = sum(not (found.problem or doubts) for found, doubts in checked)
+    warnings = sum(len(doubts) for _, doubts in checked)
     typer.echo(
-        f"{tables:,} tables, {rows:,} rows, {sound:,} sound, {len(problems)} problems, "
+        f"{len(checked):,} tables, {rows:,} rows, {sound:,} sound, {len(problems)} problems, "
         f"{warnings:,} warnings"
     )
     for problem in problems:
@@ -248,6 +243,8 @@ def perfdb_collect(
         bool, typer.Option("--fresh", help="Measure anew what an earlier call measured.")
     ] = False,
     search_path: SearchPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure this machine's operators with PyTorch; interrupted, it goes on where it stopped.
 
@@ -263,25 +260,26 @@ def perfdb_collect(
 
     if device != "cpu" and device != "cuda":
         fail(f"--device: expected cpu or cuda, got {device!r}")
+    for option, value in (("--budget-s", budget_s), ("--error", error)):
+        if not value > 0:
+            fail(f"{option}: expected more than 0, got {value:g}")
     kind: Literal["cpu", "cuda"] = "cuda" if device == "cuda" else "cpu"
 
-    def run(progress: Progress) -> Report:
-        return collect(
-            kind,
-            destination,
-            name=name or f"local_{device}",
-            families=family or FAMILIES,
-            budget_s=budget_s,
-            error_bound=error,
-            resume=not fresh,
-            progress=progress,
-            world=world,
-            models=[load_model(one, search_path or []) for one in model or []],
-            warn=lambda text: typer.echo(f"warning: {text}", err=True),
-        )
-
     try:
-        report = _with_bar(run)
+        with progress_bar(verbose, quiet) as progress:
+            report = collect(
+                kind,
+                destination,
+                name=name or f"local_{device}",
+                families=family or FAMILIES,
+                budget_s=budget_s,
+                error_bound=error,
+                resume=not fresh,
+                progress=lambda share, text: progress(text, share),
+                world=world,
+                models=[load_model(one, search_path or []) for one in model or []],
+                warn=lambda text: typer.echo(f"warning: {text}", err=True),
+            )
     except InputError as problem:
         fail(str(problem))
     except OSError as problem:
@@ -290,25 +288,6 @@ def perfdb_collect(
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130) from None
     print_collected(report, console())
-
-
-def _with_bar(run: Callable[[Progress], Report]) -> Report:
-    """Run with a progress bar on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    aside = Console(stderr=True)
-    with Bar(
-        BarColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-        console=aside,
-        transient=True,
-        disable=not aside.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=1.0)
-        return run(lambda share, text: bar.update(task, completed=share, description=text))
 
 
 @perfdb.command("coverage")
@@ -336,16 +315,15 @@ def perfdb_coverage(
     from perfmodel.database.coverage import family_coverage
     from perfmodel.errors import InputError
     from perfmodel.hardware import device_names
-    from planner.perfdb_report import draw_coverage, families_table, print_model_coverage
+    from planner.figures import check_ending
+    from planner.perfdb_report import draw_coverage, print_families, print_model_coverage
 
     for option, value in (("--layout", layout), ("--format", format), ("--out", out)):
         if value is not None and model is None:
             fail(f"{option}: needs --model")
-    if out is not None and out.suffix.lower() not in DRAWINGS:
-        fail(f"--out: expected a file ending in {', '.join(DRAWINGS)}, got {str(out)!r}")
-    if out is not None and not out.absolute().parent.is_dir():
-        fail(f"{out}: the folder does not exist")
     try:
+        if out is not None:
+            check_ending(out)
         store = PerfStore(perfdb_path or [])
         places = [*(search_path or []), *(perfdb_path or [])]
         if model is None or device not in device_names(places) or device in store.devices():
@@ -359,14 +337,17 @@ def perfdb_coverage(
             found, why = _model_coverage(store, device, engine, model, layout, format, places)
     except InputError as error:
         fail(str(error))
-    console().print(families_table(families) if families else f"no {engine} tables of {device}")
+    if families:
+        print_families(families, console())
+    else:
+        console().print(f"no {engine} tables of {device}")
     if found is not None:
         print_model_coverage(found, why, console())
         if out is not None:
             try:
                 draw_coverage(found, store, device, out)
-            except OSError as error:
-                fail(f"{out}: {error.strerror or error}")
+            except InputError as error:
+                fail(str(error))
 
 
 def _model_coverage(
@@ -421,16 +402,3 @@ def _one_of(what: str, name: str, valid: Sequence[str], known: Container[str] = 
     if name not in valid:
         state = "not measured" if name in known else "unknown"
         raise InputError(f"{what} {name!r}: {state}; expected one of {', '.join(valid)}")
-
-
-def console() -> Console:
-    """Where answers are printed."""
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=False)
-
-
-def fail(message: str, status: int = BAD_INPUT) -> NoReturn:
-    """End the command with a message on standard error."""
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(status)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from planner.cli_perfdb import SearchPath, console, fail
+from planner.cli_shared import SearchPath, console, fail
 
 
 def tco(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from planner.cli_perfdb import BAD_INPUT, fail
+from planner.cli_shared import fail
 
 MOST_UPLOAD_MIB = 1
 
@@ -34,9 +34,13 @@ def ui(
     from importlib.util import find_spec
 
     if find_spec("streamlit") is None:
-        fail("planner ui needs Streamlit: pip install 'llm-fleet-planner[ui]'", BAD_INPUT)
+        fail("planner ui needs Streamlit: pip install 'llm-fleet-planner[ui]'")
     if not folder.is_dir():
-        fail(f"{folder}: no such folder", BAD_INPUT)
+        fail(f"{folder}: no such folder")
+    from planner.web.explore import queries_in
+
+    known = ", ".join(queries_in(folder)) or f"none, {folder} holds no query file"
+    typer.echo(f"The page opens on a built-in query. Under 'Start from': {known}", err=True)
     app = Path(__file__).parent / "web" / "app.py"
     options = {
         "server.address": host,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from planner.cli_perfdb import PerfdbPath, SearchPath, console, fail
+from planner.cli_shared import PerfdbPath, SearchPath, console, fail
 
 if TYPE_CHECKING:
     from planner.verify import Measured, Verdict
@@ -50,11 +50,13 @@ def verify(
     from perfmodel.database import PerfStore
     from perfmodel.errors import InputError
     from planner.assess import assess
+    from planner.files import check_writable
     from planner.plan import read_plan
     from planner.reopen import reopen
     from planner.verify import append_row, compare, read_results, row_of
 
     try:
+        check_writable(rows)
         seen = read_results(measured, benchmark)
         store = PerfStore(perfdb_path or [])
         opened = reopen(read_plan(plan), str(plan), fleet, search_path or [], store)

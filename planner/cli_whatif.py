@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from planner.cli_perfdb import BAD_INPUT, PageReport, PerfdbPath, SearchPath, console, fail
-from planner.cli_progress import progress_bar
+from planner.cli_catalog import read_catalog
+from planner.cli_progress import Quiet, Verbose, progress_bar
+from planner.cli_shared import (
+    BAD_INPUT,
+    INFEASIBLE,
+    PageReport,
+    PerfdbPath,
+    SearchPath,
+    fail,
+    show_answer,
+    status_of,
+)
 
 if TYPE_CHECKING:
     from planner.query import Query
-
-INFEASIBLE = 3
 
 whatif = typer.Typer(
     help="What-ifs: grids of changed queries, break-even prices, shadow prices, sensitivities.\n\n"
@@ -69,6 +77,8 @@ def grid(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """The cheapest fleet of every combination of changes.
 
@@ -77,17 +87,16 @@ def grid(
     """
     from planner.whatif.axes import Changes, cells, read_changes, read_options
     from planner.whatif.charts import grid_chart
-    from planner.whatif.files import write_data, write_rows
     from planner.whatif.grid import answer_grid
     from planner.whatif.report import print_grid
 
-    with _checked(csv, json, report, figure=figure):
+    with _answering(csv, json, figure, report) as answer:
         from_file = Changes() if changes is None else read_changes(changes)
         axes = (*from_file.axes, *read_options(vary or [], inventory or [], price or []))
         devices = [*from_file.devices, *(add_device or [])]
         base = _question(query, fixed, devices, search_path)
         asked = cells(base, axes, from_file.folder, search_path or [])
-        with progress_bar() as progress:
+        with progress_bar(verbose, quiet) as progress:
             found = answer_grid(
                 asked,
                 axes,
@@ -95,11 +104,8 @@ def grid(
                 store=_store(perfdb_path),
                 progress=progress,
             )
-        if csv is not None:
-            write_rows(found.rows(), csv)
-        if json is not None:
-            write_data("grid", found.to_dict(), json)
-        _show("What if", partial(print_grid, found), figure, report, partial(grid_chart, found))
+        show, chart = partial(print_grid, found), partial(grid_chart, found)
+        answer("What if", "grid", found.to_dict(), show, chart, found.rows())
     if all(answer.plan is None for answer in found.answers):
         raise typer.Exit(INFEASIBLE)
 
@@ -115,28 +121,26 @@ def price(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Below which price a device is in the best fleet, and below which it is alone there.
 
     Example: planner whatif price examples/safety_llama3_8b.yaml mi300x
     """
+    from planner.evaluated import evaluate
     from planner.whatif.charts import price_chart
-    from planner.whatif.files import write_data
     from planner.whatif.price import price_curve
     from planner.whatif.report import print_price
 
-    with _checked(json, report, figure=figure):
-        evaluated = _evaluated(query, fixed, add_device, search_path, perfdb_path)
-        found = price_curve(evaluated, device)
-        if json is not None:
-            write_data("price", found.to_dict(), json)
-        _show(
-            "Break-even price",
-            partial(print_price, found),
-            figure,
-            report,
-            partial(price_chart, found),
-        )
+    with _answering(None, json, figure, report) as answer:
+        base = _question(query, fixed, add_device or [], search_path)
+        with progress_bar(verbose, quiet) as progress:
+            store, places = _store(perfdb_path), search_path or []
+            evaluated = evaluate(base, search_path=places, store=store, progress=progress)
+            found = price_curve(evaluated, device)
+        show, chart = partial(print_price, found), partial(price_chart, found)
+        answer("Break-even price", "price", found.to_dict(), show, chart)
 
 
 @whatif.command()
@@ -151,29 +155,27 @@ def pairing(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """At which prices pools of two device types beat the best fleet of one of them.
 
     Example: planner whatif pairing examples/text_agent_llama3_70b.yaml h100_sxm b200_sxm
     --set workload.qps=400 --figure pairing.svg
     """
+    from planner.evaluated import evaluate
     from planner.whatif.charts import pairing_chart
-    from planner.whatif.files import write_data
     from planner.whatif.pairing import pairing as pair
     from planner.whatif.report import print_pairing
 
-    with _checked(json, report, figure=figure):
-        evaluated = _evaluated(query, fixed, add_device, search_path, perfdb_path)
-        found = pair(evaluated, first, second)
-        if json is not None:
-            write_data("pairing", found.to_dict(), json)
-        _show(
-            "Pairing of two device types",
-            partial(print_pairing, found),
-            figure,
-            report,
-            partial(pairing_chart, found),
-        )
+    with _answering(None, json, figure, report) as answer:
+        base = _question(query, fixed, add_device or [], search_path)
+        with progress_bar(verbose, quiet) as progress:
+            store, places = _store(perfdb_path), search_path or []
+            evaluated = evaluate(base, search_path=places, store=store, progress=progress)
+            found = pair(evaluated, first, second)
+        show, chart = partial(print_pairing, found), partial(pairing_chart, found)
+        answer("Pairing of two device types", "pairing", found.to_dict(), show, chart)
 
 
 @whatif.command()
@@ -188,19 +190,20 @@ def shadow(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """What each latency target costs per millisecond, and each inventory per further host.
 
     Example: planner whatif shadow examples/text_agent_llama3_70b.yaml
     --set devices.b200_sxm.inventory=16 --set workload.qps=200
     """
-    from planner.whatif.files import write_data
     from planner.whatif.report import print_shadow
     from planner.whatif.shadow import shadow_prices
 
-    with _checked(json, report):
+    with _answering(None, json, None, report) as answer:
         base = _question(query, fixed, add_device or [], search_path)
-        with progress_bar() as progress:
+        with progress_bar(verbose, quiet) as progress:
             found = shadow_prices(
                 base,
                 within=within,
@@ -208,9 +211,7 @@ def shadow(
                 store=_store(perfdb_path),
                 progress=progress,
             )
-        if json is not None:
-            write_data("shadow", found.to_dict(), json)
-        _show("Shadow prices", partial(print_shadow, found), None, report)
+        answer("Shadow prices", "shadow", found.to_dict(), partial(print_shadow, found))
 
 
 @whatif.command()
@@ -225,20 +226,21 @@ def tornado(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Is the choice robust? Prices, demand, targets, lengths, and the estimator's own error.
 
     Example: planner whatif tornado examples/text_agent_llama3_70b.yaml --figure tornado.svg
     """
     from planner.whatif.charts import tornado_chart
-    from planner.whatif.files import write_data, write_rows
     from planner.whatif.report import print_tornado
     from planner.whatif.sensitivity import swing_rows
     from planner.whatif.sensitivity import tornado as sensitivities
 
-    with _checked(csv, json, report, figure=figure):
+    with _answering(csv, json, figure, report) as answer:
         base = _question(query, fixed, add_device or [], search_path)
-        with progress_bar() as progress:
+        with progress_bar(verbose, quiet) as progress:
             found = sensitivities(
                 base,
                 by=by,
@@ -246,17 +248,9 @@ def tornado(
                 store=_store(perfdb_path),
                 progress=progress,
             )
-        if csv is not None:
-            write_rows(swing_rows(found), csv)
-        if json is not None:
-            write_data("tornado", found.to_dict(), json)
-        _show(
-            "Is the choice robust?",
-            partial(print_tornado, found),
-            figure,
-            report,
-            partial(tornado_chart, found),
-        )
+        show, chart = partial(print_tornado, found), partial(tornado_chart, found)
+        rows = swing_rows(found)
+        answer("Is the choice robust?", "tornado", found.to_dict(), show, chart, rows)
 
 
 @whatif.command()
@@ -273,6 +267,8 @@ def catalog(
     report: PageReport = None,
     search_path: SearchPath = None,
     perfdb_path: PerfdbPath = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """A catalog's fleet at other inventories and prices; without any, what a further host saves.
 
@@ -282,57 +278,88 @@ def catalog(
     Example: planner whatif catalog examples/catalogs/three_services.yaml --results results
     --inventory h100_sxm=16,24,32 --price h200_sxm=x0.5,x1
     """
-    from planner.catalog import Settings, check_devices, load_catalog, local_processes, run_batch
+    from perfmodel.units import format_count
+    from planner.catalog import Settings, local_processes, run_batch
     from planner.whatif.axes import read_options
     from planner.whatif.catalog import answer_catalog, catalog_host_prices
     from planner.whatif.catalog_report import grid_rows, host_rows, print_rows
-    from planner.whatif.files import write_data, write_rows
 
-    with _checked(csv, json, report):
+    with _answering(csv, json, None, report) as answer:
         axes = read_options((), inventory or [], price or [])
-        read, errors = load_catalog(services)
-        for error in errors:
-            typer.echo(f"error: {error}", err=True)
-        check_devices(read, search_path or ())
+        read, wrong = read_catalog(services, search_path)
         settings = Settings(
             search_path=tuple(search_path or ()), perfdb_path=tuple(perfdb_path or ())
         )
-        with local_processes(None) as (executor, count), progress_bar() as progress:
+        with local_processes(None) as (executor, count), progress_bar(verbose, quiet) as progress:
+            progress(f"solving {format_count(len(read.services), 'service')}", 0.0)
             solved = run_batch(read.services, results, settings, executor, count, progress)
         left_out = [result for result in solved if result.plan is None]
         for result in left_out:
             typer.echo(f"error: {result.name}: left out: {result.error}", err=True)
         places, limit = search_path or [], seconds
-        if axes:
-            cells = answer_catalog(read, solved, axes, search_path=places, limit_s=limit)
-            rows = grid_rows(cells)
-        else:
-            rows = host_rows(catalog_host_prices(read, solved, search_path=places, limit_s=limit))
-        if csv is not None:
-            write_rows(rows, csv)
-        if json is not None:
-            write_data("catalog", {"rows": rows}, json)
-        _show("A catalog's fleet, if", partial(print_rows, rows), None, report)
-    if errors or left_out or all(row["usd_per_hour"] is None for row in rows):
-        raise typer.Exit(INFEASIBLE)
+        with progress_bar(verbose, quiet) as progress:
+            progress("assigning services to hosts", 0.0)
+            if axes:
+                cells = answer_catalog(read, solved, axes, search_path=places, limit_s=limit)
+                rows = grid_rows(cells)
+            else:
+                hosts = catalog_host_prices(read, solved, search_path=places, limit_s=limit)
+                rows = host_rows(hosts)
+        show = partial(print_rows, rows)
+        answer("A catalog's fleet, if", "catalog", {"rows": rows}, show, rows=rows)
+    if wrong or left_out or all(row["usd_per_hour"] is None for row in rows):
+        raise typer.Exit(BAD_INPUT if wrong else INFEASIBLE)
 
 
 @contextmanager
-def _checked(*files: Path | None, figure: Path | None = None) -> Iterator[None]:
-    """Refuse files that can't be written before any work; print what is wrong, and exit."""
+def _answering(
+    csv: Path | None, json: Path | None, figure: Path | None, report: Path | None
+) -> Iterator[Callable[..., None]]:
+    """Refuse files that can't be written before any work; print what is wrong, and exit.
+
+    Gives `_answer` for these files.
+    """
     from perfmodel.errors import InputError
     from planner.figures import check_ending
-    from planner.infeasible import InfeasibleError
+    from planner.files import check_writable
 
     try:
-        for path in files:
-            if path is not None and not path.absolute().parent.is_dir():
-                raise InputError(f"{path}: the folder does not exist")
+        check_writable(csv, json, report)
         if figure is not None:
             check_ending(figure)
-        yield
+        yield partial(_answer, csv=csv, json=json, figure=figure, report=report)
     except InputError as error:
-        fail(str(error), INFEASIBLE if isinstance(error, InfeasibleError) else BAD_INPUT)
+        fail(str(error), status_of(error))
+
+
+def _answer(
+    title: str,
+    kind: str,
+    data: Mapping[str, Any],
+    show: Callable[[Any], None],
+    chart: Callable[[], Any] | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+    *,
+    csv: Path | None,
+    json: Path | None,
+    figure: Path | None,
+    report: Path | None,
+) -> None:
+    """Write an answer to the files that are asked for, and print it.
+
+    Args:
+        title: of the page, and of its figure.
+        kind: of what-if, for the schema of the JSON file.
+        show: prints to the console that it is given.
+        rows: of the CSV file.
+    """
+    from planner.whatif.files import write_data, write_rows
+
+    if csv is not None:
+        write_rows(rows, csv)
+    if json is not None:
+        write_data(kind, data, json)
+    show_answer(title, show, figure, report, chart)
 
 
 def _question(
@@ -353,42 +380,7 @@ def _question(
     return with_values(query, changes, search_path=search_path or [])
 
 
-def _evaluated(
-    path: Path,
-    fixed: list[str] | None,
-    devices: list[str] | None,
-    search_path: list[Path] | None,
-    perfdb_path: list[Path] | None,
-) -> Any:
-    from planner.evaluated import evaluate
-
-    query = _question(path, fixed, devices or [], search_path)
-    with progress_bar() as progress:
-        return evaluate(
-            query, search_path=search_path or [], store=_store(perfdb_path), progress=progress
-        )
-
-
 def _store(perfdb_path: list[Path] | None) -> Any:
     from perfmodel.database import PerfStore
 
     return PerfStore(perfdb_path or [])
-
-
-def _show(
-    title: str,
-    show: Callable[[Any], None],
-    figure: Path | None,
-    report: Path | None,
-    chart: Callable[[], Any] | None = None,
-) -> None:
-    """Print the answer; draw it, and write its page, where that is asked for."""
-    show(console())
-    if figure is not None and chart is not None:
-        from planner.figures import write_figure
-
-        write_figure(chart(), figure)
-    if report is not None:
-        from planner.web.pages import write_page
-
-        write_page(report, title, show, {} if chart is None else {title: chart()})

@@ -59,7 +59,7 @@ def explain_plan(
             if weight < 1:
                 title += f", {weight:.1%} of steps"
             console.print(Padding(Text(title), (0, 0, 0, 2)))
-            console.print(Padding(_operators(part), (0, 0, 1, 2)))
+            console.print(Padding(_operators(part), (0, 0, 1, 0)))
         console.print(Padding(_memory(plan.memory_bytes, plan.memory_capacity_bytes), (0, 0, 0, 2)))
     console.print(Text("\nFrom steps to the fleet", style="bold"))
     for line in _arithmetic(space, again):

@@ -7,12 +7,12 @@ a figure is drawn.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perfmodel.errors import InputError
+from planner.files import check_writable
 
 if TYPE_CHECKING:
     import altair as alt
@@ -35,12 +35,11 @@ def check_ending(path: Path) -> None:
     """Refuse a file that no figure can be written to, before any work is done.
 
     Raises:
-        InputError: another ending, or no such folder.
+        InputError: another ending, or as `planner.files.check_writable`.
     """
     if path.suffix.lower() not in ENDINGS:
         raise InputError(f"{path}: expected a file name that ends in {', '.join(ENDINGS)}")
-    if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: the folder does not exist")
+    check_writable(path)
 
 
 def data(rows: Rows) -> alt.InlineData:
@@ -84,16 +83,13 @@ def write_figure(chart: Any, path: Path) -> None:
     HTML is interactive and holds all it needs: it opens without a network.
 
     Raises:
-        InputError: as `check_ending`.
-        OSError: the folder cannot be written to.
+        InputError: as `check_ending`, or the disk is full.
     """
     check_ending(path)
     import altair as alt
 
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
     ending = path.suffix.lower().removeprefix(".")
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         with alt.data_transformers.enable("default", max_rows=None):
             if ending == "html":
@@ -102,8 +98,8 @@ def write_figure(chart: Any, path: Path) -> None:
                 chart.save(temporary, format="png", scale_factor=PNG_SCALE)
             else:
                 chart.save(temporary, format="svg")
-        temporary.chmod(0o644)
         temporary.replace(path)
-    except BaseException:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror}") from None
+    finally:
         temporary.unlink(missing_ok=True)
-        raise

@@ -22,7 +22,7 @@ from pydantic import Discriminator, Field, Tag
 
 from perfmodel.documents import Document, read_json_document, validate
 from perfmodel.errors import ConfigError
-from planner.plan import as_text, atomic_write
+from planner.files import as_text, atomic_write
 from planner.query_choices import Strict
 
 FloatArray = NDArray[np.float64]

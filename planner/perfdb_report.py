@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.padding import Padding
@@ -101,11 +101,14 @@ def print_rows(rows: pl.DataFrame, family: Family, limit: int, console: Console)
     """The first rows: shapes and times; then what they are all of."""
     shown = rows.head(limit)
     optional = [c.name for c in family.optional if c.name in rows.columns]
-    table = Table(box=None)
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for column in family.key:
-        table.add_column(column.name, justify="left" if column.kind == "text" else "right")
+        # Broken where names have a joint: whole names of ten columns are too wide.
+        heading = column.name.replace("_", "_\n")
+        justify: Literal["left", "right"] = "left" if column.kind == "text" else "right"
+        table.add_column(heading, justify=justify, overflow="fold")
     for name in ("time", *optional):
-        table.add_column(name, justify="right")
+        table.add_column(name.replace("_", "_\n"), justify="right", no_wrap=True)
     for row in shown.iter_rows(named=True):
         table.add_row(
             *(str(row[name]) for name in family.key_names),
@@ -131,16 +134,14 @@ def columns_table(family: Family, rows: pl.DataFrame) -> Table:
     return table
 
 
-def families_table(families: Sequence[FamilyCoverage]) -> Table:
-    """What is measured, by family."""
-    table = Table("engine", "family", box=None)
-    table.add_column("rows", justify="right")
-    table.add_column("formats", overflow="fold")
-    table.add_column("ranges (distinct values)", overflow="fold")
+def print_families(families: Sequence[FamilyCoverage], console: Console) -> None:
+    """What is measured, by family: formats, and the ranges of its columns."""
     for one in families:
-        spans = Text("; ".join(str(span) for span in one.spans))
-        table.add_row(one.engine, one.family, f"{one.rows:,}", ", ".join(one.formats), spans)
-    return table
+        formats = ", ".join(one.formats)
+        console.print(Text(f"{one.engine} {one.family}: {one.rows:,} rows; {formats}"))
+        spans = "; ".join(str(span) for span in one.spans)
+        console.print(Padding(Text(spans), (0, 0, 0, 4)))
+    console.print(Text("    (in parentheses: distinct values)"))
 
 
 def print_model_coverage(
@@ -157,21 +158,22 @@ def print_model_coverage(
         console.print(Text(title, style="bold"))
         shares = ", ".join(f"{kind} {share:.0%}" for kind, share in known[phase].items() if share)
         console.print(Text(f"time: {shares}, the engine's overhead counted as analytic"))
-        table = Table("operator", "module", box=None)
+        table = Table("operator", "module", box=None, padding=(0, 1, 0, 0))
         for name in ("points", *KINDS, "time"):
             table.add_column(name, justify="right")
-        table.add_column("why not measured", overflow="fold")
+        operators: dict[str, list[str]] = {}
         for one in found.operators:
             if one.phase == phase:
                 parts = (f"{one.shares[k]:.0%}" if one.shares[k] else "-" for k in KINDS)
                 more = reasons[phase, one.name]
-                spelled = "; ".join(
-                    reason if share > 0.995 else f"{reason} ({share:.0%})"
-                    for reason, share in more.reasons.items()
-                )
+                for reason, share in more.reasons.items():
+                    part = "" if share > 0.995 else f" ({share:.0%})"
+                    operators.setdefault(reason, []).append(f"{one.name}{part}")
                 time = f"{more.time_share:.1%}"
-                table.add_row(one.name, one.module, str(one.points), *parts, time, spelled)
-        console.print(Padding(table, (0, 0, 0, 1)))
+                table.add_row(one.name, one.module, str(one.points), *parts, time)
+        console.print(table)
+        for reason, names in operators.items():
+            console.print(Text(f"not measured, {reason}: {', '.join(names)}"))
 
 
 def print_collected(report: Report, console: Console) -> None:

@@ -6,17 +6,14 @@ renamed, removed or changes meaning.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from perfmodel.documents import kind_of, parse_json, parse_yaml, read_text
 from perfmodel.errors import ConfigError
+from planner.files import as_text, atomic_write
 from planner.plan_energy import EnergyPlan
 
 SCHEMA = "planner.plan/1"
@@ -332,31 +329,21 @@ def write_plan(plan: Plan, path: Path) -> None:
     atomic_write(path, as_text(plan.to_dict(), path))
 
 
-def as_text(data: dict[str, Any], path: Path) -> str:
-    """Plain data as the YAML or JSON that a file of this name holds."""
-    plain = json.loads(json.dumps(data))
-    if path.suffix in (".yaml", ".yml"):
-        return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
-    return json.dumps(plain, indent=2) + "\n"
+def incomplete(source: str, error: Exception) -> ConfigError:
+    """What is wrong with a plan file, by the error that its reading ended with."""
+    from pydantic import ValidationError
 
+    from perfmodel.documents import message
 
-def atomic_write(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        ConfigError: it cannot be written; what was there stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        if path.exists() and not path.is_file():  # a pipe or terminal, which nothing replaces
-            path.write_text(text, encoding="utf-8")
-            return
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+    what = str(error)
+    if isinstance(error, ValidationError):
+        problem = error.errors(include_url=False)[0]
+        what = f"query.{problem['loc'][0] if problem['loc'] else ''}: {message(problem)}"
+    elif isinstance(error, KeyError):
+        what = f"{error}: this field is required"
+    elif isinstance(error, AttributeError | TypeError):
+        what = "a field is of another kind than `planner solve` writes"
+    return ConfigError(f"not a complete plan: {what}", source=source)
 
 
 def read_plan(path: Path) -> dict[str, Any]:
@@ -365,17 +352,12 @@ def read_plan(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: missing, not JSON or YAML, or not a plan of this schema.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        data = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from None
+    text = read_text(path, "JSON or YAML")
+    if path.suffix in (".yaml", ".yml"):
+        data = parse_yaml(text, path).data
+    else:
+        data = parse_json(text, path)
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
-        found = data.get("schema") if isinstance(data, dict) else type(data).__name__
+        found = data.get("schema") if isinstance(data, dict) else kind_of(data)
         raise ConfigError(f"{path}: expected a plan of schema {SCHEMA}, got {found!r}")
     return data

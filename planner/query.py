@@ -31,7 +31,7 @@ from planner.query_choices import (
     Strict,
     SyntheticModel,
 )
-from planner.query_costs import CostChoice, OwnedChoice
+from planner.query_costs import PRICE, SHARE, CostChoice, OwnedChoice
 from planner.target import OWN_ENGINE, RuntimeTarget, engine_of
 
 _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?|100)")
@@ -144,12 +144,21 @@ class Workload(Strict):
         "encoder is loaded and run.",
     )
     prefix_cache_hit: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of prompt tokens found in the prefix cache."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of prompt tokens found in the prefix cache: `0.3` or `30%`.",
+        json_schema_extra={"type": ["number", "string"]},
     )
     arrivals: Literal["poisson", "steady"] = Field(
         default="poisson",
         description="`poisson` requests queue; `steady` ones (batch jobs) are paced.",
     )
+
+    @field_validator("prefix_cache_hit", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> Any:
+        return SHARE.read(value)
 
     @field_validator("qps", mode="before")
     @classmethod
@@ -194,7 +203,7 @@ class DeviceChoice(Strict):
         default=None,
         gt=0,
         allow_inf_nan=False,
-        description="Price; the shipped price list's default if not given.",
+        description="USD per device-hour; the shipped price list's default if not given.",
     )
     cost: OwnedChoice | None = Field(
         default=None,
@@ -227,6 +236,11 @@ class DeviceChoice(Strict):
         if isinstance(value, bool):
             raise ValueError(f"expected a number, got {value!r}")
         return value
+
+    @field_validator("usd_per_device_hour", mode="before")
+    @classmethod
+    def _price(cls, value: Any) -> Any:
+        return PRICE.read(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _one_price(self) -> DeviceChoice:

@@ -24,6 +24,7 @@ class Amount:
         spellings: what may follow the number -> by what that multiplies it.
         lowest, highest: of the allowed values.
         above: the lowest is not allowed itself.
+        bare: highest of a number without a unit; more is likely of another one.
     """
 
     unit: str
@@ -32,6 +33,7 @@ class Amount:
     lowest: float = 0.0
     highest: float = float("inf")
     above: bool = False
+    bare: float = float("inf")
 
     def read(self, value: Any) -> float:
         """A number or a spelling such as `0.08 USD/kWh`.
@@ -45,6 +47,8 @@ class Amount:
         number, spelled = float(match.group(1)), match.group(2)
         if spelled not in self.spellings:
             raise ValueError(f"unknown unit {spelled!r}: expected {self.expected}, got {value!r}")
+        if not spelled and number > self.bare:
+            raise ValueError(f"expected {self.expected}, got {value!r} without its unit")
         number = round(number * self.spellings[spelled], 12)
         low = number <= self.lowest if self.above else number < self.lowest
         if low or number > self.highest or number == float("inf"):
@@ -59,12 +63,17 @@ class Amount:
         return f"{shown} {self.unit}".strip()
 
 
-def _money(unit: str, example: str) -> Amount:
+def money(unit: str, example: str, *, above: bool = False, bare: float = float("inf")) -> Amount:
+    """An amount of money, `unit` of which is one such as USD/kWh."""
     spellings = {"": 1.0, unit: 1.0, unit.replace("USD", "$"): 1.0}
-    return Amount(unit, f"an amount from 0 such as {example} {unit}", spellings)
+    least = "above 0" if above else "from 0"
+    expected = f"an amount {least} such as {example} {unit}"
+    return Amount(unit, expected, spellings, above=above, bare=bare)
 
 
-_SHARE = Amount("%", "a share from 0 to 1 such as 10%", {"": 1.0, "%": 0.01}, highest=1.0)
+PRICE = money("USD/h", "2.5", above=True)
+"""Of a device."""
+SHARE = Amount("%", "a share from 0 to 1 such as 10%", {"": 1.0, "%": 0.01}, highest=1.0)
 _USED = Amount(
     "%", "a share above 0, up to 1, such as 95%", {"": 1.0, "%": 0.01}, highest=1.0, above=True
 )
@@ -88,23 +97,23 @@ _CARBON = Amount(
 )
 
 AMOUNTS: dict[str, Amount] = {
-    "capex": _money("USD", "30000"),
+    "capex": money("USD", "30000"),
     "amortization": _YEARS,
-    "residual": _SHARE,
+    "residual": SHARE,
     "interest": _RATE,
     "maintenance": _RATE,
-    "staff": _money("USD/year", "200"),
-    "hosting": _money("USD/kW-month", "150"),
-    "electricity": _money("USD/kWh", "0.08"),
+    "staff": money("USD/year", "200"),
+    "hosting": money("USD/kW-month", "150"),
+    "electricity": money("USD/kWh", "0.08", bare=1.0),
     "pue": _FACTOR,
     "carbon": _CARBON,
     "availability": _USED,
     "utilization": _USED,
-    "load": _SHARE,
+    "load": SHARE,
     "host_power": _FACTOR,
-    "idle_power": _SHARE,
-    "prefill_power": _SHARE,
-    "decode_power": _SHARE,
+    "idle_power": SHARE,
+    "prefill_power": SHARE,
+    "decode_power": SHARE,
 }
 """Every assumption by its name in a query, in the order in which they are shown."""
 

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from perfmodel.database import PerfStore
-from perfmodel.errors import ConfigError, InputError
+from perfmodel.errors import InputError
 from perfmodel.layout import parse_layout
 from perfmodel.precision import Precision
 from planner.assess import role_of
 from planner.encoder import apart, beside, encoder_pool
 from planner.pairing import Choice, Pool, make_choice
+from planner.plan import incomplete
 from planner.problem import alternatives, resolve
 from planner.query import Query
 from planner.sweep import Space
@@ -73,7 +74,7 @@ def reopen(
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: not a complete plan: {error}") from None
+        raise incomplete(source, error) from None
     moving = 0.0
     if len(pools) == 2:
         moving = float(transfer_s(space.problem, pools[0].one, pools[1].one)[0, 0])

@@ -269,7 +269,7 @@ def _alternatives(plan: Plan) -> RenderableType:
     table = _table(
         "fleet",
         "QPS",
-        "USD/hour",
+        "USD/h",
         "",
         "TTFT",
         "TTIT",
@@ -277,6 +277,7 @@ def _alternatives(plan: Plan) -> RenderableType:
         "held back by",
         right=(1, 2, 3, 4, 5, 6),
     )
+    table.columns[0].min_width = len("1 x 8 b200_sxm")
     best_per_usd = plan.best.qps_per_usd_hour
     fleets = (plan.best, *plan.alternatives)
     several = len({fleet.prefix.tier for fleet in fleets if fleet.prefix is not None}) > 1
@@ -285,7 +286,7 @@ def _alternatives(plan: Plan) -> RenderableType:
         # Of equal demands the price; where they differ, the price of what is served.
         more = best_per_usd / fleet.qps_per_usd_hour - 1
         table.add_row(
-            f"{fleet.kind}{', encoder apart' if fleet.encoder else ''}: "
+            f"{fleet.kind}{', encoder apart' if fleet.encoder else ''}\n"
             + fleet.hosts_text
             + prefix,
             f"{fleet.qps:,.4g}",

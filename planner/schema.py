@@ -93,8 +93,8 @@ def print_schema(console: Console, model: type[BaseModel] = Query) -> None:
     """A table of the fields."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("field", no_wrap=True)
-    table.add_column("default")
-    table.add_column("meaning")
+    table.add_column("default", overflow="fold")
+    table.add_column("meaning", overflow="fold")
     for row in fields(model):
         table.add_row(*row)
     console.print(table)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import polars as pl
@@ -24,7 +25,14 @@ from perfmodel.database._aiconfigurator_tables import (
     Recipe,
 )
 from perfmodel.database.checks import TableError, check_column, checked, read_parquet
-from perfmodel.database.importing import ImportedTable, Status, settled, write_table
+from perfmodel.database.importing import (
+    ImportedTable,
+    Progress,
+    Status,
+    in_silence,
+    settled,
+    write_table,
+)
 from perfmodel.database.schema import FAMILIES, Column, Family
 from perfmodel.documents import read_yaml
 
@@ -63,6 +71,7 @@ def import_tables(
     *,
     families: Iterable[str] | None = None,
     release: str = RELEASE,
+    progress: Progress = in_silence,
 ) -> list[ImportedTable]:
     """Import every family of the given devices and engines.
 
@@ -73,6 +82,7 @@ def import_tables(
         engines: among trtllm, vllm, sglang and nccl (default: all).
         families: names of families (default: all that the package has).
         release: the package's release, named in each row's origin.
+        progress: told which tables come next, and the share done.
 
     Returns:
         One entry per device, engine and family.
@@ -90,23 +100,28 @@ def import_tables(
             raise TableError(data, f"no {name!r}; families are {', '.join(_PARTS)}")
     current = _current_versions(source_root / "systems" / "query_versions.yaml")
     system_of = {_DEVICE_NAMES.get(p.name, p.name): p.name for p in data.iterdir() if p.is_dir()}
-    report = []
-    for device in SHIPPED_DEVICES if devices is None else devices:
+    pairs = list(
+        product(
+            SHIPPED_DEVICES if devices is None else devices,
+            (*ENGINES, "nccl") if engines is None else engines,
+        )
+    )
+    for device, engine in pairs:
         if device not in system_of:
             raise TableError(data, f"no {device!r}; it has {', '.join(sorted(system_of))}")
+        if engine not in (*ENGINES, "nccl"):
+            raise TableError(data, f"no {engine!r}; engines are {', '.join(ENGINES)}, nccl")
+    report = []
+    for i, (device, engine) in enumerate(pairs):
+        progress(f"{engine} on {device}", i / len(pairs))
         system = system_of[device]
-        for engine in (*ENGINES, "nccl") if engines is None else engines:
-            if engine not in (*ENGINES, "nccl"):
-                raise TableError(data, f"no {engine!r}; engines are {', '.join(ENGINES)}, nccl")
-            wanted = current.get((system, engine)) or current.get(("", engine), "")
-            for name in wanted_families:
-                parts = tuple(part for part in _PARTS[name] if engine in part.engines)
-                if parts:
-                    family = FAMILIES[name]
-                    sources = [
-                        _Part(data, system, device, engine, family, p, release) for p in parts
-                    ]
-                    report.append(_import_table(sources, wanted, destination))
+        wanted = current.get((system, engine)) or current.get(("", engine), "")
+        for name in wanted_families:
+            parts = tuple(part for part in _PARTS[name] if engine in part.engines)
+            if parts:
+                family = FAMILIES[name]
+                sources = [_Part(data, system, device, engine, family, p, release) for p in parts]
+                report.append(_import_table(sources, wanted, destination))
     return report
 
 

@@ -21,7 +21,13 @@ import polars as pl
 
 from perfmodel.database._vidur_tables import ATTENTION, NETWORK, Sheet, elementwise, gemm
 from perfmodel.database.checks import TableError, checked
-from perfmodel.database.importing import ImportedTable, settled, write_table
+from perfmodel.database.importing import (
+    ImportedTable,
+    Progress,
+    in_silence,
+    settled,
+    write_table,
+)
 from perfmodel.database.schema import FAMILIES, Family
 
 ENGINE = "pytorch"
@@ -58,6 +64,7 @@ def import_tables(
     devices: Iterable[str] | None = None,
     *,
     release: str = RELEASE,
+    progress: Progress = in_silence,
 ) -> list[ImportedTable]:
     """Import every profile of the given devices.
 
@@ -66,6 +73,7 @@ def import_tables(
         destination: folder of tables to write to, made if need be.
         devices: our names of devices (default: all that were profiled).
         release: Vidur's commit, named in each row's origin.
+        progress: told which tables come next, and the share done.
 
     Returns:
         One entry per device and family: a table is made of all models' profiles, or refused
@@ -81,10 +89,12 @@ def import_tables(
     compute = _by_device(data / "compute", DEVICES)
     network = _by_device(data / "network", HOSTS)
     known = sorted({*compute, *network})
-    report = []
-    for device in known if devices is None else devices:
+    wanted = known if devices is None else list(devices)
+    for device in wanted:
         if device not in known:
             raise TableError(data, f"no {device!r}; it has {', '.join(known)}")
+    report = []
+    for i, device in enumerate(wanted):
         version = f"vidur-{release}"
         jobs: list[tuple[str, list[Path], Translate]] = []
         if device in compute:
@@ -96,6 +106,7 @@ def import_tables(
             for name, (file, read) in NETWORK.items():
                 jobs.append((name, sorted(network[device].glob(file)), read))
         for name, paths, read in jobs:
+            progress(f"{name} of {device}", i / len(wanted))
             host = network[device].name if device in network else ""
             withheld = WITHHELD.get((host, name), "") if name in NETWORK else ""
             job = _Job(data, device, FAMILIES[name], release, version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,13 @@ import polars as pl
 from perfmodel.database.schema import Family
 
 Status = Literal["written", "missing", "withheld", "refused"]
+
+Progress = Callable[[str, float], None]
+"""Is told what comes next, and the share done."""
+
+
+def in_silence(_what: str, _share: float) -> None:
+    """Progress that nobody wants to know of."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from planner.catalog.families import families_of, sharing_fleets
 from planner.catalog.services import Service
 from planner.digest import digest, question
 from planner.evaluated import Evaluated, evaluate
-from planner.plan import atomic_write
+from planner.files import atomic_write
 from planner.problem import resolve
 from planner.query import Query
 from planner.solve import answer
@@ -113,6 +113,8 @@ def run_batch(
     Raises:
         ConfigError: a result cannot be written; those before it stay.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder}: is no folder; expected one for the results")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

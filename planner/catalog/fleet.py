@@ -25,7 +25,7 @@ from planner.catalog.placing import (
 )
 from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.services import Catalog, Service
-from planner.plan import as_text, atomic_write
+from planner.files import as_text, atomic_write
 from planner.problem import Offer
 
 SCHEMA = "planner.fleet/1"
@@ -141,7 +141,12 @@ def read_current(path: Path) -> Current:
         raise ConfigError(f"{path}:1: expected `services`, each with its devices by type")
     services = data["services"]
     if isinstance(services, list):  # as written
-        services = {s["name"]: s.get("devices") for s in services if isinstance(s, dict)}
+        services = {s.get("name"): s.get("devices") for s in services if isinstance(s, dict)}
+    if not isinstance(services, dict):
+        raise ConfigError(
+            f"{document.where(('services',))}: expected each service with its devices by type, "
+            f"got {services!r}"
+        )
     devices: dict[str, dict[str, int]] = {}
     for name, counts in services.items():
         where = document.where(("services", name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,17 +10,7 @@ from planner.catalog.demand import HOUR_S
 from planner.catalog.report import place_of
 from planner.catalog.schedule_plan import ScheduledFleet
 from planner.catalog.schedule_report import summary
-from planner.figures import colours, data, titled, write_figure
-
-
-def draw_schedule(fleet: ScheduledFleet, path: Path | None) -> None:
-    """Write the figure in the format of the file's ending; None: nowhere.
-
-    Raises:
-        InputError: another ending than a figure's, or no such folder.
-    """
-    if path is not None:
-        write_figure(schedule_figure(fleet), path)
+from planner.figures import colours, data, titled
 
 
 def schedule_figure(fleet: ScheduledFleet) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from perfmodel.documents import read_text
 from perfmodel.errors import ConfigError
 
 FloatArray = NDArray[np.float64]
@@ -157,12 +158,7 @@ def read_trace(path: Path) -> Trace:
         ConfigError: no arrivals, a heading without such a name, numbers of an unknown unit, or a
             line that is no time or lies before the one above it; with file and line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    lines = read_text(path, "text").splitlines()
     column, unit, clock = 0, NO_HEADING, None
     times: list[float] = []
     for number, line in enumerate(lines, start=1):

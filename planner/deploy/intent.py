@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perfmodel.errors import ConfigError, InputError
+from perfmodel.errors import InputError
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import DEGREES, Layouts, format_layout, parse_layout
 from perfmodel.precision import Precision
 from planner.candidates import Role
+from planner.plan import incomplete
 from planner.problem import Problem, resolve
 from planner.query import Query
 from planner.query_choices import SyntheticModel
@@ -193,7 +194,7 @@ def read_rollout(
     except InputError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{source}: not a complete plan: {error}") from None
+        raise incomplete(source, error) from None
 
 
 def _rollout(problem: Problem, fleet: Mapping[str, Any], engine: str) -> Rollout:

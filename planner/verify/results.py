@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from perfmodel.documents import parse_json, read_text
 from perfmodel.errors import ConfigError, InputError
 
 Statistics = Mapping[str, float]
@@ -68,12 +68,7 @@ def read_results(path: Path, benchmark: int | None = None) -> Measured:
     Raises:
         ConfigError: no such file, of no known form, or without a figure that it must have.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    text = read_text(path, "JSON or CSV")
     try:
         if path.suffix == ".csv":
             return _exported_table(text)
@@ -86,11 +81,8 @@ def read_results(path: Path, benchmark: int | None = None) -> Measured:
 
 def _parsed(text: str, path: Path) -> Any:
     lines = [line for line in text.splitlines() if line.strip()]
-    try:
-        # `vllm bench serve --append-result` writes one object a line.
-        return json.loads(lines[-1] if len(lines) > 1 and _one_a_line(lines) else text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    # `vllm bench serve --append-result` writes one object a line.
+    return parse_json(lines[-1] if len(lines) > 1 and _one_a_line(lines) else text, path)
 
 
 def _one_a_line(lines: list[str]) -> bool:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.deployments import COLUMNS, FORMATS
+from perfmodel.documents import read_text
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.layout import parse_layout
 from perfmodel.precision import Precision
-from planner.plan import atomic_write
+from planner.files import atomic_write
 from planner.problem import Problem
 from planner.verify.results import Measured
 
@@ -102,11 +103,10 @@ def append_row(path: Path, row: Mapping[str, str]) -> None:
     rows: list[Mapping[str, str]] = []
     if path.exists():
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                names = list(reader.fieldnames or [])
-                rows = list(reader)
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            reader = csv.DictReader(io.StringIO(read_text(path, "CSV")))
+            names = list(reader.fieldnames or [])
+            rows = list(reader)
+        except csv.Error as error:
             raise ConfigError(f"not a readable CSV file ({error})", source=str(path)) from None
         if not {"id", "model_path", "mode"} <= set(names):
             raise ConfigError(

@@ -18,7 +18,8 @@ from perfmodel.engine import ENGINES
 from perfmodel.errors import InputError
 from perfmodel.hardware import device_names
 from planner.evaluated import Evaluated
-from planner.plan import Plan, as_text
+from planner.files import as_text
+from planner.plan import Plan
 from planner.prices import price_list
 from planner.query import Query, Target, load_query
 from planner.web.explore import (

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from planner.plan import atomic_write
+from planner.files import atomic_write
 from planner.web.charts import on_page
 
 if TYPE_CHECKING:

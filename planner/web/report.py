@@ -18,9 +18,10 @@ from perfmodel.units import format_bytes, format_count, format_time
 from planner.assess import steps
 from planner.cautions import cautions
 from planner.evaluated import Progress, evaluate
+from planner.files import as_text, atomic_write
 from planner.fronts import front
 from planner.large_fleet import Against
-from planner.plan import as_text, atomic_write, fleet_hosts_text
+from planner.plan import fleet_hosts_text
 from planner.query import Query, Target
 from planner.reopen import reopen
 from planner.report import mean_tokens
@@ -79,18 +80,20 @@ def write_report(
     path: Path,
     search_path: Sequence[Path] = (),
     store: PerfStore | None = None,
+    source: str = "the plan",
 ) -> None:
     """Write a plan's page, whole or not at all.
 
     Args:
         plan: as `Plan.to_dict` or `read_plan` give it.
         fronts: of `fronts_of`; none: the page has no such figures.
+        source: where the plan comes from, for errors.
 
     Raises:
         InputError: the plan is not complete, or not feasible any more.
         ConfigError: the file cannot be written.
     """
-    atomic_write(path, page(plan, fronts, str(path), search_path, store))
+    atomic_write(path, page(plan, fronts, source, search_path, store))
 
 
 def page(

@@ -261,7 +261,7 @@ def _parts(catalog: Catalog, field: str) -> tuple[str, str, str]:
         )
     known = sorted({n for s in catalog.services for n in device_names(s.query)})
     if name not in known:
-        raise InputError(f"{field}: no service may use {name}; they may {', '.join(known)}")
+        raise InputError(f"{field}: no service may use {name}; they may use {', '.join(known)}")
     regions = {s.region for s in catalog.services}
     if region and region not in regions:
         raise InputError(f"{field}: no service is in {region!r}")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.documents import read_yaml, validate
-from perfmodel.errors import ConfigError
-from planner.plan import as_text, atomic_write, read_plan
+from planner.files import as_text, atomic_write
+from planner.plan import incomplete, read_plan
 from planner.query import Query
 
 
@@ -21,18 +21,23 @@ def read_question(path: Path) -> Query:
         ConfigError: file, line, field and what was expected.
     """
     if path.suffix == ".json":
-        return _of_plan(read_plan(path), path)
+        return query_of(read_plan(path), path)
     document = read_yaml(path)
     if isinstance(document.data, dict) and "schema" in document.data:
-        return _of_plan(read_plan(path), path)
+        return query_of(read_plan(path), path)
     return validate(document, Query)
 
 
-def _of_plan(data: Mapping[str, Any], path: Path) -> Query:
+def query_of(plan: Mapping[str, Any], path: Path) -> Query:
+    """The query of a plan that was read from a file.
+
+    Raises:
+        ConfigError: it has none that is valid.
+    """
     try:
-        return Query.model_validate(data["query"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: expected a plan with its query: {error}") from None
+        return Query.model_validate(plan["query"])
+    except (KeyError, ValueError) as error:
+        raise incomplete(str(path), error) from None
 
 
 def write_rows(rows: Sequence[Mapping[str, Any]], path: Path) -> None:

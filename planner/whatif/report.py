@@ -47,7 +47,9 @@ def print_grid(grid: Grid, console: Console) -> None:
         if axis not in varied:
             console.print(Text(f"{axis.name}: {axis.settings[0].label}"))
     most = any(answer.cell.query.workload.qps == "max" for answer in grid.answers)
-    names = [axis.name.split(".", 1)[-1] for axis in varied]
+    # At a space a narrow column breaks: a device, and what changes of it.
+    names = [axis.name.split(".", 1)[-1].replace(".", " ") for axis in varied]
+    names = [name.replace("usd_per_device_hour", "USD/h each") for name in names]
     right = ["USD/h", *(["QPS"] if most else []), "TTFT", "TTIT", "USD/M out"]
     table = _table(*names, *right[:-3], "fleet", *right[-3:], right=right)
     for answer in grid.answers:

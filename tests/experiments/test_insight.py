@@ -63,8 +63,9 @@ def test_claim_and_verdict_come_first_and_numbers_are_saved(tmp_path: Path) -> N
     insight.show(outcome(True, False, None), tmp_path, Console(file=text, width=insight.WIDTH))
     lines = text.getvalue().splitlines()
     assert lines[0].startswith("CLAIM    one is more")
-    assert lines[2:5] == ["SET-UP   here", "         there", "VERDICT  partly"]
-    assert [line.split()[0] for line in lines[5:8]] == ["yes", "no", "note"]
+    assert lines[3:6] == ["SET-UP   here", "         there", "VERDICT  partly"]
+    assert [line.split()[0] for line in lines[6:9]] == ["yes", "no", "note"]
+    assert max(map(len, lines)) <= 80
     assert "1,234" in text.getvalue()
     assert "a [b]" in text.getvalue()
     saved = json.loads((tmp_path / "claim.json").read_text())
@@ -74,5 +75,8 @@ def test_claim_and_verdict_come_first_and_numbers_are_saved(tmp_path: Path) -> N
 
 def test_without_a_folder_nothing_is_saved(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
-    insight.show(outcome(True), None, Console(file=io.StringIO()))
+    text = io.StringIO()
+    insight.show(outcome(True), None, Console(file=text))
     assert list(tmp_path.iterdir()) == []
+    assert "VERDICT  none" in text.getvalue()
+    assert "  note   part 0 -- seen" in text.getvalue()

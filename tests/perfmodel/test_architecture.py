@@ -228,10 +228,11 @@ def test_paths_and_search_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         load_model("own", [tmp_path / "missing"])
 
 
-def test_unknown_model_names_near_misses_and_the_catalog() -> None:
+def test_unknown_model_names_near_misses_and_where_all_are_listed() -> None:
     with pytest.raises(InputError, match=r"Did you mean llama-3\.1-70b") as caught:
         load_model("lama-3.1-70b")
-    assert all(name in str(caught.value) for name in catalog())
+    assert "`planner models` lists all" in str(caught.value)
+    assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize("name", ["", "x" * 5000, "a\0b", "../nothing", "/"])

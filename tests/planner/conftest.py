@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from perfmodel.database import PerfStore
+from planner import cli_progress
 from planner.candidates import Candidates
 from planner.plan import Plan
 from planner.problem import Problem, resolve
@@ -37,6 +38,12 @@ def _fields(changes: dict[str, Any]) -> dict[str, Any]:
 _spaces: dict[str, Space] = {}
 _plans: dict[str, Plan] = {}
 _pools: dict[str, list[Candidates]] = {}
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No lines of progress where a busy machine takes its time."""
+    monkeypatch.setattr(cli_progress, "PATIENCE_S", 600.0)
 
 
 @pytest.fixture(scope="session")

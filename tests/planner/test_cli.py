@@ -15,7 +15,8 @@ from typer.testing import CliRunner, Result
 
 from perfmodel.hardware import device_names
 from perfmodel.units import format_time
-from planner.cli import BAD_INPUT, INFEASIBLE, app
+from planner.cli import app
+from planner.cli_shared import BAD_INPUT, INFEASIBLE
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.yaml"))
 SMALL: dict[str, Any] = {
@@ -231,7 +232,7 @@ def test_a_fleet_that_the_plan_lacks(tmp_path: Path) -> None:
     assert "--fleet 99: the plan has fleets 0 to" in refused(
         BAD_INPUT, "explain", path, "--fleet", 99
     )
-    assert "no.json: cannot be read" in refused(BAD_INPUT, "explain", tmp_path / "no.json")
+    assert "no.json: no such file" in refused(BAD_INPUT, "explain", tmp_path / "no.json")
 
 
 def test_sampling_by_the_command(tmp_path: Path) -> None:

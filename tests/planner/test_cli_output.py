@@ -105,13 +105,17 @@ def test_examples_are_commands_with_their_options(name: str) -> None:
         "perfdb list",
         "perfdb show h200_sxm trtllm gemm --columns",
         "perfdb show h200_sxm trtllm moe --limit 3",
+        "perfdb show h200_sxm trtllm attention_context --limit 3",
         "perfdb coverage h200_sxm --model llama-3.1-8b",
+        "whatif price {}/query.yaml mi300x",
+        "whatif grid {}/query.yaml --vary workload.qps=10,20 --inventory h100_sxm=0,8",
     ],
 )
 def test_output_fits_without_colours(arguments: str, folder: Path) -> None:
     result = run(*arguments.replace("{}", str(folder)).split())
     assert result.exit_code == 0, result.output
     assert 0 < width(result.stdout.replace(str(folder), "")) <= 80
+    assert "…" not in result.stdout
     assert ESCAPE not in result.output
 
 

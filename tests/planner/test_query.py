@@ -221,14 +221,15 @@ WRONG = [
     ("usd_per_device_hour: 2.5", "usd_per_device_hour: -1", 12, "devices.1.usd_per", "greater th"),
     ("usd_per_device_hour: 2.5", "usd_per_device_hour: .inf", 12, "devices.1.usd_per", "finite"),
     ("usd_per_device_hour: 2.5", "usd_per_device_hour: .nan", 12, "devices.1.usd_per", "(got nan)"),
-    ("usd_per_device_hour: 2.5", "usd_per_device_hour: $2", 12, "devices.1.usd_per", "number"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: $2", 12, "devices.1.usd_per", "2.5 USD/h"),
+    ("usd_per_device_hour: 2.5", "usd_per_device_hour: 3 EUR", 12, "devices.1.usd_per", "'EUR'"),
     ("usd_per_device_hour: 2.5", "usd_per_device_hour: true", 12, "devices.1.usd_per", "a number"),
     ("usd_per_device_hour: 2.5", "inventory: 0", 12, "devices.1.inventory", "greater than"),
     ("usd_per_device_hour: 2.5", "inventory: 1.5", 12, "devices.1.inventory", "integer"),
     ("usd_per_device_hour: 2.5", "host_devices: 0", 12, "devices.1.host_devices", "greater than"),
     ("usd_per_device_hour: 2.5", "price: 2.5", 12, "devices.1.price", "unknown field"),
     ("name: a100_sxm", "name: h100_sxm", 9, "devices", "given twice: h100_sxm"),
-    ("  - h100_sxm", "  - 100", 10, "devices.0", "DeviceChoice"),
+    ("  - h100_sxm", "  - 100", 10, "devices.0", "a mapping of fields"),
     ("model: Qwen/Qwen3-8B", "model: [a, b]", 1, "model", "valid string"),
     ("model: Qwen/Qwen3-8B\n", "", 1, "model", "this field is required"),
     ("model: Qwen/Qwen3-8B", "model: x\nruntime: []", 2, "runtime", "at least one value"),
@@ -302,6 +303,7 @@ WRONG = [
         )
     ),
     ("  qps: 20", "  qps: 20\n  prefix_cache_hit: 1", 4, "workload.prefix_cache_hit", "less than"),
+    ("  qps: 20", "  qps: 20\n  prefix_cache_hit: 30", 4, "workload.prefix_cache_hit", "0 to 1"),
     ("  qps: 20", "  qps: 20\n  arrivals: bursty", 4, "workload.arrivals", "'poisson'"),
 ]
 

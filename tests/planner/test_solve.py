@@ -276,11 +276,11 @@ def test_the_plan_schema_is_the_one_published(solved: Solved) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("p.json", "{", "p.json:1:2: not JSON"),
+        ("p.json", "{", "p.json:1:2: not valid JSON"),
         ("p.json", "[]", "expected a plan of schema planner.plan/1, got 'list'"),
         ("p.json", '{"schema": "planner.plan/0"}', "got 'planner.plan/0'"),
-        ("p.yaml", "a: [", "p.yaml: not YAML"),
-        ("none/p.json", None, "cannot be read"),
+        ("p.yaml", "a: [", "p.yaml:1:5: not valid YAML"),
+        ("none/p.json", None, "p.json: no such file"),
     ],
 )
 def test_what_is_not_a_plan(tmp_path: Path, name: str, text: str | None, said: str) -> None:

@@ -240,6 +240,10 @@ def test_a_catalog_from_the_command_line(catalog_file: CatalogFile, tmp_path: Pa
     # Run from its own answer, nothing moves.
     said = planner("fleet", path, "--results", out, "--current", written, "--workers", 1)
     assert "moved" in said.stdout
+    assert "note" not in said.stderr
+    written.write_text(yaml.safe_dump({"services": {"chat": {}, "serch": {"h100_sxm": 8}}}))
+    said = planner("fleet", path, "--results", out, "--current", written, "--workers", 1)
+    assert f"note: {written}: no service of the catalog is called serch; left aside" in said.stderr
     assert [s["moved_devices"] for s in data["services"]] != [0, 0]
 
 

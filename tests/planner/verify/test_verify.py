@@ -66,7 +66,7 @@ def test_a_file_of_several_benchmarks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", r"bench.json:1:2: not JSON"),
+        ("{", r"bench.json:1:2: not valid JSON"),
         ("[1]", "expected a JSON object, got list"),
         ("{}", "of no known form"),
         ({**vllm(run()), "mean_ttft_ms": None}, "mean_ttft_ms: a mean is required"),

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 from typer.testing import CliRunner, Result
 
-from planner.cli import BAD_INPUT, app
+from planner.cli import app
+from planner.cli_shared import BAD_INPUT
 from planner.web.pages import Recorder, Tabulated, write_page
 
 SMALL: dict[str, Any] = {
