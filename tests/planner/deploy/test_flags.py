@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed import ENGINE_NAMES, layouts_of, pool_of, rollout_of, rollouts
+from deployed import ENGINE_NAMES, EXPERTS, layouts_of, pool_of, rollout_of, rollouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,7 +122,7 @@ def test_sequence_parallelism_is_none_of_theirs() -> None:
 
 
 def test_encoder_pools_and_layerwise_transfer() -> None:
-    one = layouts_of("vllm", True, "decode")[:1]
+    one = layouts_of("vllm", EXPERTS, "decode")[:1]
     pools = [pool_of(one, role=role) for role in ("prefill", "decode")]
     for engine in ENGINE_NAMES:
         rollout = rollout_of(engine, *pools, encoder_pool=True, kv_overlap="layerwise")
