@@ -14,6 +14,7 @@ from perfmodel.architecture import ModelArchitecture
 from perfmodel.errors import ConfigError, InputError
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import DEGREES, Layouts, format_layout, parse_layout
+from perfmodel.model_shapes import QUANTIZATION_GROUP
 from perfmodel.precision import FORMATS, Precision
 from planner.candidates import Role
 from planner.problem import Problem, resolve
@@ -135,7 +136,8 @@ class Rollout:
 
     Attributes:
         engine: that runs it; `planned` is the one whose times the plan rests on.
-        checkpoint, checkpoint_kv: the number formats that the model's checkpoint holds.
+        checkpoint: number formats of the checkpoint, by those modules that the model has.
+        checkpoint_kv: of its cache.
         checkpoint_bytes: of its files, drafters' included.
         experts: of a layer; 0 for dense models.
         balanced: a load balancer places experts; `redundant` are spare copies of the busiest.
@@ -151,7 +153,7 @@ class Rollout:
     planned: str
     kind: str
     pools: tuple[PoolSpec, ...]
-    checkpoint: str
+    checkpoint: Mapping[str, str]
     checkpoint_kv: str
     checkpoint_bytes: float
     experts: int
@@ -226,7 +228,7 @@ def _rollout(problem: Problem, fleet: Mapping[str, Any], engine: str) -> Rollout
         planned=query.engine,
         kind=fleet["kind"],
         pools=_pools(fleet, problem),
-        checkpoint=model.quantization,
+        checkpoint=stored_formats(model),
         checkpoint_kv=model.kv_quantization,
         checkpoint_bytes=_stored_bytes(model),
         experts=max(ffn.experts if ffn.is_moe else 0 for ffn in feed_forwards),
@@ -243,6 +245,15 @@ def _rollout(problem: Problem, fleet: Mapping[str, Any], engine: str) -> Rollout
         encoder_pool=fleet.get("encoder") is not None,
         images=query.workload.images is not None,
     )
+
+
+def stored_formats(model: ModelArchitecture) -> dict[str, str]:
+    """Number formats of the checkpoint, by those modules that the model has."""
+    return {
+        QUANTIZATION_GROUP[module]: model.weight_format(module)
+        for module, count in model.parameters_by_module().items()
+        if count and QUANTIZATION_GROUP[module]
+    }
 
 
 def _stored_bytes(model: ModelArchitecture) -> float:

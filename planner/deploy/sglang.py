@@ -20,7 +20,7 @@ BOOTSTRAP_PORT = 8998
 """On which a prefill server tells decode servers where its caches lie."""
 
 PAGE = 64
-"""Tokens of a page of caches, where it must be said."""
+"""Tokens of the largest page of caches, and of all where it must be said."""
 
 
 class Sglang(Engine):
@@ -141,8 +141,10 @@ def _flags(engine: Sglang, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
     overlaps = engine.overlaps(rollout, pool)
     spread = pool.degree("ep_f") > 1
     prefill, decode = pool.role == "prefill", pool.role == "decode"
-    # A decode server's chunks are idle; a prefill server's step holds its prompts whole.
+    # A decode server's chunks are idle; a prefill server's step holds its prompts whole. SGLang
+    # refuses chunks that end inside a page of caches.
     chunk = pool.chunk_tokens or (1 if decode else pool.batch) * rollout.longest_prompt
+    chunk = -(-chunk // PAGE) * PAGE
     host_cache = tier == "host" and not decode
     return {
         **served(PORT),

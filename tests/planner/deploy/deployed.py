@@ -65,7 +65,7 @@ def rollout_of(engine: str, *pools: PoolSpec, **changes: Any) -> Rollout:
         "planned": engine,
         "kind": "disaggregated" if len(pools) == 2 else "continuous",
         "pools": pools,
-        "checkpoint": "bf16",
+        "checkpoint": dict.fromkeys(("attention", "ffn", "experts"), "bf16"),
         "checkpoint_kv": "bf16",
         "checkpoint_bytes": 60e9,
         "experts": 128,

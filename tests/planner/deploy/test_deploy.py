@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
+from deployed import pool_of, rollout_of
 from test_round_trip import in_script, same
 from typer.testing import CliRunner, Result
 
 from perfmodel.errors import InputError
 from perfmodel.layout import parse_layout
 from planner.cli import app
-from planner.deploy import InexpressibleError, deployment
-from planner.deploy.intent import read_rollout
+from planner.deploy import ENGINES, InexpressibleError, deployment
+from planner.deploy.intent import layout_row, read_rollout, stored_formats
 from planner.plan import Plan
 from planner.query import Query
 from planner.target import TARGETS
@@ -257,3 +258,20 @@ def test_a_pair_that_vllm_cannot_connect_is_refused(solved: Callable[..., Plan])
                     deployment(plan, "plan.json", target)
             else:
                 assert deployment(plan, "plan.json", target)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("openai/gpt-oss-20b", "mxfp4"), ("deepseek-ai/DeepSeek-V3", "fp8_block")],
+)
+def test_a_checkpoint_as_published_is_no_condition(
+    model: str, precision: str, problem_of: Callable[..., Any]
+) -> None:
+    """gpt-oss keeps attention in bf16, and has no dense FFN at all."""
+    problem = problem_of(model=model, target="vllm")
+    (planned,) = problem.precisions
+    pool = pool_of(layout_row(), precision=planned)
+    rollout = rollout_of("vllm", pool, model=model, checkpoint=stored_formats(problem.model))
+    assert precision in rollout.checkpoint.values()
+    said = [line for line in ENGINES["vllm"].conditions(rollout, pool) if "serve a check" in line]
+    assert said == []

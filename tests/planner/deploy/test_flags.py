@@ -145,6 +145,7 @@ def test_a_checkpoint_of_another_format_is_a_condition() -> None:
         ("mxfp4", "mxfp4_mxfp8", "trtllm", False),
     ):
         pool = pool_of(layout_row(), precision=Precision(formats, formats, formats))
-        rollout = rollout_of(engine, pool, checkpoint=checkpoint)
+        held = dict.fromkeys(("attention", "experts"), checkpoint)
+        rollout = rollout_of(engine, pool, checkpoint=held)
         conditions = ENGINES[engine].conditions(rollout, pool)
         assert any("serve a checkpoint" in line for line in conditions) == said
