@@ -32,12 +32,14 @@ class Traits:
         kv_heads: that a cache can be cut into; None: a latent, or a state beside the caches.
         latent: attention is multi-head latent attention.
         indexed: and reads the tokens that an index selects (DeepSeek-V3.2, GLM-5).
+        drafter: a model of its own drafts tokens.
     """
 
     is_moe: bool
     kv_heads: int | None = None
     latent: bool = False
     indexed: bool = False
+    drafter: bool = False
 
     @classmethod
     def of(cls, model: ModelArchitecture) -> Traits:
@@ -51,6 +53,7 @@ class Traits:
             kv_heads=None if whole else min(layer.kv_heads for layer in keys),
             latent=latent,
             indexed=any(layer.index_top_k > 0 for layer in keys),
+            drafter=model.drafter is not None,
         )
 
 
@@ -113,7 +116,8 @@ def _sglang(d: Degrees, model: Traits, place: Place) -> BoolArray:
     classes some have attention data parallelism (Qwen3's) and some have not (Llama's, Qwen2's):
     none is relied upon. Context parallelism (--attn-cp-size) is for prompts alone and leaves the
     whole cache on every rank, unless --enable-kv-cache-sharding splits it, for prefill servers
-    of a few kinds (arg_groups/kv_shard_hook.py): not what plans mean by it.
+    of a few kinds (arg_groups/kv_shard_hook.py): not what plans mean by it. Beside a draft model
+    it refuses attention DP (arg_groups/speculative_hook.py) and pipelines (validation_hook.py).
 
     A decode side must have the prefill side's stages or one (`_resolve_rank_mapping` in
     disaggregation/common/conn.py); tensor parallelism may differ.
@@ -121,6 +125,8 @@ def _sglang(d: Degrees, model: Traits, place: Place) -> BoolArray:
     kept = (d["cp_a"] == 1) & (d["dp_a"] == 1)
     if model.is_moe:
         kept |= (d["cp_a"] == 1) & ((d["ep_f"] == 1) | (d["tp_f"] == 1))
+    if model.drafter:
+        kept &= (d["dp_a"] == 1) & (d["pp"] == 1)
     return np.asarray(kept & (d["pp"] == 1) if place.role == "decode" else kept)
 
 

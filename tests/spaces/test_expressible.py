@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from perfmodel.architecture import load_model
@@ -69,6 +71,17 @@ def test_the_enumeration_holds_the_expressible_layouts_alone(engine: str) -> Non
     spelled = [format_layout(found, i) for i in range(len(found))]
     assert spelled == [format_layout(kept, i) for i in range(len(kept))]
     assert 0 < len(found) < len(whole)
+
+
+def test_a_draft_model_leaves_sglang_tensor_parallelism() -> None:
+    drafted = replace(EXPERTS, drafter=True)
+    for layout, left in (
+        ("attn:TP8 ffn:TP2EP4 PP1", True),
+        ("attn:TP1DP8 ffn:TP1EP8 PP1", False),
+        ("attn:TP8 ffn:TP8 PP2", False),
+    ):
+        assert expressible("sglang", EXPERTS).of(parse_layout(layout))[0]
+        assert expressible("sglang", drafted).of(parse_layout(layout))[0] == left
 
 
 @pytest.mark.parametrize(

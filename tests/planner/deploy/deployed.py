@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,8 @@ def rollouts(draw: st.DrawFn, engine: str) -> Rollout:
     precision = Precision(weights, weights, weights, draw(st.sampled_from(("bf16", "fp8"))))
     pools = []
     for role in roles:
-        possible = layouts_of(engine, model, role)
+        drafted = replace(model, drafter=bool(drafts) and drafter is not None)
+        possible = layouts_of(engine, drafted, role)
         if precision.kv != "fp8" or drafts:
             possible = possible[possible.cp_a == 1]
         layout = possible[np.array([draw(st.integers(0, len(possible) - 1))])]
