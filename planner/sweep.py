@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from perfmodel import bounds, phases
 from perfmodel.database import PerfStore
-from perfmodel.hardware import Device
 from perfmodel.kv_transfer import cache_heads
 from perfmodel.layout import Layouts
 from perfmodel.operators import Operators, operators_of
@@ -55,7 +54,7 @@ class Space:
     def __init__(self, problem: Problem, store: PerfStore | None = None) -> None:
         self.problem = problem
         self.store = store or PerfStore()
-        named = self.target_constraints(*self.roles)
+        named = self.target_constraints(*map(Place, self.roles))
         self.constraints = [*structure_constraints(problem.model), *named]
         self.max_world = problem.query.search.max_replica_devices
         fits = memory_constraint(
@@ -119,16 +118,14 @@ class Space:
             counts.append((constraint.name, int(kept.sum())))
         return counts
 
-    def target_constraints(
-        self, *roles: Role, device: Device | None = None
-    ) -> list[LayoutConstraint]:
-        """What the runtime that the query is deployed on can express, in one of the roles."""
+    def target_constraints(self, *places: Place) -> list[LayoutConstraint]:
+        """What the runtime that the query is deployed on can express in one of the places."""
         query = self.problem.query
         if query.target is None:
             return []
         engine = engine_of(query.target, query.engine)
         traits = Traits.of(self.problem.model)
-        rules = [expressible(engine, traits, Place(role, device)) for role in roles]
+        rules = [expressible(engine, traits, place) for place in places]
 
         def any_holds(d: Degrees) -> BoolArray:
             return np.asarray(np.any([rule.holds(d) for rule in rules], axis=0))
@@ -153,7 +150,9 @@ class Space:
             funnel.add(name, count)
         layouts = self.layouts
         funnel.add("fits some device", len(layouts))
-        named = self.target_constraints(role, device=offer.device)
+        drafts = max(problem.draft_tokens) > 0
+        place = Place(role, offer.device, precision.kv, drafts)
+        named = self.target_constraints(place)
         for constraint in [*named, *self.device_constraints(offer)]:
             layouts = layouts[constraint.of(layouts)]
         funnel.add("whole hosts", len(layouts))

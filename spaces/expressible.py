@@ -64,11 +64,15 @@ class Place:
     Attributes:
         role: of the pool: `continuous`, `prefill` or `decode`.
         device: None: on any.
+        kv: number format of its caches; None: any.
+        drafts: tokens are drafted.
         decode_tp: to a prefill pool, the tensor parallelism of the pool that its caches go to.
     """
 
     role: str = "continuous"
     device: Device | None = None
+    kv: str | None = None
+    drafts: bool = False
     decode_tp: int = 1
 
     def offers(self, peak: str) -> bool:
@@ -87,7 +91,7 @@ def _vllm(d: Degrees, model: Traits, place: Place) -> BoolArray:
 
     Overlap of two half batches, which plans take where DP ranks exchange tokens, excludes
     pipelines and context parallelism. The latter splits prompts and, where attention reads what
-    an index selects, caches too (`validate_config` in v1/worker/gpu/pcp_manager.py), with
+    an index selects, caches too (`validate_config` in v1/worker/gpu/pcp_manager.py), in fp8 for
     FlashMLA's kernels; between pools on prefill servers of TP 1 alone (`NixlConnector.__init__`).
 
     NixlConnector refuses pipelined consumers, and pipelined producers unless they push
@@ -99,7 +103,8 @@ def _vllm(d: Degrees, model: Traits, place: Place) -> BoolArray:
         kept &= (d["pp"] == 1) | (d["dp_a"] == 1)
     else:
         kept = d["dp_a"] == 1
-    split = model.indexed and place.role != "decode" and place.offers("fp8")
+    split = model.indexed and place.role != "decode" and place.kv in (None, "fp8")
+    split &= place.offers("fp8")
     context = (d["pp"] == 1) & (d["ep_f"] == 1) & split
     if place.role != "continuous":
         kept &= d["pp"] == 1
@@ -134,10 +139,12 @@ def _trtllm(d: Degrees, model: Traits, place: Place) -> BoolArray:
     """Attention is either tensor or data parallel over the whole group (a switch).
 
     Context parallelism that splits caches is Helix: on servers that decode, of models with latent
-    attention, on Blackwell (docs/source/features/helix.md). Its cache transceiver takes any TP
-    and PP on either side (`inquireSupport` in cpp/tensorrt_llm/batch_manager/cacheFormatter.cpp).
+    attention, on Blackwell, without drafts but Eagle 3's (docs/source/features/helix.md). Its cache
+    transceiver takes any TP and PP on either side (`inquireSupport` in
+    cpp/tensorrt_llm/batch_manager/cacheFormatter.cpp).
     """
-    helix = place.role == "decode" and model.latent and not model.indexed and place.offers("fp4")
+    helix = place.role == "decode" and model.latent and not model.indexed
+    helix &= place.offers("fp4") and not place.drafts
     kept = (d["cp_a"] == 1) | helix
     attention = (d["dp_a"] == 1) | ((d["tp_a"] == 1) & model.is_moe)
     return np.asarray(kept & attention)

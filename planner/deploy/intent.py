@@ -329,7 +329,13 @@ def fit_layouts(rollout: Rollout, problem: Problem) -> tuple[Rollout, list[Gap]]
     devices = {offer.device.name: offer.device for offer in problem.offers}
     for pool in reversed(rollout.pools):  # what a prefill pool may be hangs on the decode pool
         decode_tp = pools[0].degree("tp_a") if pools else 1
-        place = Place(pool.role, devices[pool.device], decode_tp)
+        place = Place(
+            pool.role,
+            devices[pool.device],
+            pool.precision.kv,
+            pool.drafting is not None,
+            decode_tp,
+        )
         rule = expressible(rollout.engine, traits, place)
         if rule.of(pool.layout)[0]:
             pools.insert(0, pool)

@@ -118,6 +118,8 @@ def _assumptions(rollout: Rollout, engine: Engine) -> list[str]:
             "resource (`vpc.amazonaws.com/efa`, ...) in its place. Without one, remove it: they "
             "fall back to TCP, and transfers take longer than planned."
         )
+    if engine.name == "trtllm" and any(pool.hosts > 1 for pool in rollout.pools):
+        found.append("MPI reaches other hosts by SSH: the image must hold its server and client.")
     if any(pool.hosts > 1 and pool.rack for pool in rollout.pools):
         found.append(
             "NVLink between trays of a rack needs an IMEX channel in every pod: a ComputeDomain "

@@ -13,7 +13,7 @@ from typing import Any
 
 from planner.deploy.engine import Engine, Launch, Settings, served, step_budget
 from planner.deploy.flags import CONFIG, HOSTFILE, Flags
-from planner.deploy.intent import PORT, STARTUP_S, Gap, PoolSpec, Rollout, layout_row
+from planner.deploy.intent import PORT, STARTUP_S, PoolSpec, Rollout, layout_row
 
 HELIX_BLOCK = 32
 """Tokens of a cache's block under Helix, which gives the blocks to its ranks in turn."""
@@ -108,18 +108,6 @@ class Trtllm(Engine):
             budget - batch * (1 + drafts) if role == "continuous" else None,
             drafts,
         )
-
-    def gaps(self, rollout: Rollout, pool: PoolSpec) -> list[Gap]:
-        """Besides the common ones: what goes beside Helix."""
-        found = super().gaps(rollout, pool)
-        if pool.degree("cp_a") > 1 and pool.drafting is not None:
-            found.append(
-                Gap(
-                    f"{pool.role}: context parallelism beside a drafter other than Eagle 3",
-                    "both, which its documentation does not name",
-                )
-            )
-        return found
 
     def overlap_excluded(self, rollout: Rollout, pool: PoolSpec) -> str | None:
         """It has no overlap of half batches."""

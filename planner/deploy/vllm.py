@@ -20,7 +20,7 @@ from planner.deploy.engine import (
     step_budget,
 )
 from planner.deploy.flags import ADDRESS, LEADER, RANK, Flags
-from planner.deploy.intent import PORT, STARTUP_S, Gap, PoolSpec, Rollout, layout_row
+from planner.deploy.intent import PORT, STARTUP_S, PoolSpec, Rollout, layout_row
 
 NIXL_PORT = 5600
 """Of the side channel on which NIXL's agents find each other."""
@@ -121,15 +121,6 @@ class Vllm(Engine):
             budget - batch * (1 + drafts) if role == "continuous" else None,
             drafts,
         )
-
-    def gaps(self, rollout: Rollout, pool: PoolSpec) -> list[Gap]:
-        """Besides the common ones: what context parallelism needs of the cache."""
-        found = super().gaps(rollout, pool)
-        if pool.degree("cp_a") > 1 and pool.precision.kv != "fp8":
-            found.append(
-                Gap(f"{pool.role}: context parallelism with a {pool.precision.kv} cache", "fp8")
-            )
-        return found
 
     def conditions(self, rollout: Rollout, pool: PoolSpec) -> list[str]:
         """Besides the common ones: what NIXL compares when two servers meet."""

@@ -128,6 +128,21 @@ def test_context_parallelism(
 
 
 @pytest.mark.parametrize(
+    ("engine", "model", "without", "beside"),
+    [
+        ("vllm", INDEXED, Place("prefill", kv="fp8"), Place("prefill", kv="bf16")),
+        ("trtllm", LATENT, Place("decode"), Place("decode", drafts=True)),
+    ],
+)
+def test_what_excludes_context_parallelism(
+    engine: str, model: Traits, without: Place, beside: Place
+) -> None:
+    split = parse_layout("attn:TP1CP8 ffn:TP8 PP1")
+    assert expressible(engine, model, without).of(split)[0]
+    assert not expressible(engine, model, beside).of(split)[0]
+
+
+@pytest.mark.parametrize(
     ("model", "prefill_tp", "decode_tp", "moves"),
     [
         (EXPERTS, 8, 1, True),  # each rank holds a KV head

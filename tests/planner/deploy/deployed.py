@@ -25,9 +25,9 @@ INDEXED = Traits(is_moe=True, latent=True, indexed=True)
 KINDS = (DENSE, EXPERTS, LATENT, INDEXED)
 
 
-def layouts_of(engine: str, model: Traits, role: str) -> Layouts:
+def layouts_of(engine: str, model: Traits, place: Place) -> Layouts:
     """Every layout to 64 devices that the engine can express."""
-    return LAYOUTS[expressible(engine, model, Place(role)).of(LAYOUTS)]
+    return LAYOUTS[expressible(engine, model, place).of(LAYOUTS)]
 
 
 def pool_of(layout: Layouts, **changes: Any) -> PoolSpec:
@@ -96,9 +96,7 @@ def rollouts(draw: st.DrawFn, engine: str) -> Rollout:
     pools = []
     for role in roles:
         drafted = replace(model, drafter=bool(drafts) and drafter is not None)
-        possible = layouts_of(engine, drafted, role)
-        if precision.kv != "fp8" or drafts:
-            possible = possible[possible.cp_a == 1]
+        possible = layouts_of(engine, drafted, Place(role, kv=precision.kv, drafts=drafts > 0))
         layout = possible[np.array([draw(st.integers(0, len(possible) - 1))])]
         tp = int(layout.tp_a[0])
         drafting = Drafting(drafts, drafter, tp) if drafts else None

@@ -16,6 +16,7 @@ from planner.deploy import ENGINES
 from planner.deploy.engine import Launch
 from planner.deploy.flags import read_words, words
 from planner.deploy.intent import Drafting, layout_row
+from spaces.expressible import Place
 
 TABLES = {
     name: json.loads((Path(__file__).parent / f"flags_{name}.json").read_text())
@@ -122,7 +123,7 @@ def test_sequence_parallelism_is_none_of_theirs() -> None:
 
 
 def test_encoder_pools_and_layerwise_transfer() -> None:
-    one = layouts_of("vllm", EXPERTS, "decode")[:1]
+    one = layouts_of("vllm", EXPERTS, Place("decode"))[:1]
     pools = [pool_of(one, role=role) for role in ("prefill", "decode")]
     for engine in ENGINE_NAMES:
         rollout = rollout_of(engine, *pools, encoder_pool=True, kv_overlap="layerwise")
