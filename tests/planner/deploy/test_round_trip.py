@@ -7,9 +7,21 @@ import shlex
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from deployed import DENSE, ENGINE_NAMES, EXPERTS, LAYOUTS, pool_of, rollout_of, rollouts
+from deployed import (
+    DENSE,
+    ENGINE_NAMES,
+    EXPERTS,
+    INDEXED,
+    LATENT,
+    LAYOUTS,
+    layouts_of,
+    pool_of,
+    rollout_of,
+    rollouts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +30,7 @@ from planner.deploy import ENGINES
 from planner.deploy.flags import read_words
 from planner.deploy.intent import PoolSpec, Rollout, layout_row
 from planner.deploy.targets import TARGETS
-from spaces.expressible import Traits, expressible
+from spaces.expressible import Place, Traits, expressible
 
 
 def in_script(text: str) -> dict[str, Any]:
@@ -238,3 +250,25 @@ def test_large_decode_steps_are_captured_too() -> None:
         pool = pool_of(layout_row(), batch=batch)
         flags = ENGINES["vllm"].launch(rollout_of("vllm", pool), pool).flags
         assert flags["--max-cudagraph-capture-size"] == size
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "role"),
+    [
+        ("vllm", INDEXED, "prefill"),
+        ("vllm", INDEXED, "continuous"),
+        ("trtllm", LATENT, "decode"),
+    ],
+)
+def test_every_layout_with_context_parallelism_comes_back(
+    engine: str, model: Traits, role: str
+) -> None:
+    layouts = layouts_of(engine, model, Place(role))
+    layouts = layouts[layouts.cp_a > 1]
+    assert len(layouts) > 5
+    for i in range(len(layouts)):
+        chunk = 1024 if role == "continuous" else None
+        pool = pool_of(layouts[np.array([i])], role=role, chunk_tokens=chunk)
+        launch = ENGINES[engine].launch(rollout_of(engine, pool), pool)
+        flags = launch.config[1] if launch.config else launch.flags
+        same(rollout_of(engine, pool), pool, dict(flags))
