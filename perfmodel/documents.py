@@ -120,7 +120,7 @@ def read_text(path: Path, kind: str) -> str:
         ConfigError: the file is missing, a folder, not to be read, or not UTF-8.
     """
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         problem = "no such file"
     except IsADirectoryError:

@@ -67,7 +67,9 @@ class EngineProfile:
 # KV transfer: all three send a prompt's cache when it is computed. TensorRT-LLM overlaps it with
 # other requests' steps, and by layer only under TRTLLM_DISAGG_LAYERWISE; vLLM's NIXL connector
 # has the decode side read finished prompts; SGLang sends by chunk of a prompt, here always one.
-# Sequence parallelism: vLLM's compilation pass enable_sp, off by default.
+# Sequence parallelism: vLLM's compilation pass enable_sp, off by default, which 0.31.0 has and
+# 0.33.0 no longer; SGLang's --enable-layernorm-sp (0.5.23) takes few models, of those known here
+# Qwen3's dense ones (SP_SUPPORTED_ARCHITECTURES in srt/layers/layernorm_sp.py), and is not planned.
 ENGINES = {
     profile.name: profile
     for profile in (

@@ -45,6 +45,11 @@ LEAST = {
 __all__ = ["UNLIMITED", "Device", "Link", "device_names", "load_device"]
 
 
+def is_amd(name: str) -> bool:
+    """Whether a device is one of AMD's, by its name."""
+    return name.startswith("mi") and name[2:3].isdigit()
+
+
 @dataclass(frozen=True)
 class Device:
     """One accelerator with its host and fabric.
@@ -54,6 +59,7 @@ class Device:
         memory_bandwidth_bytes_per_s: HBM or GDDR peak.
         peak_flops_per_s: dense matrix peak by precision (`bf16`, `fp8`, `int8`, `fp4`).
         host_devices: devices in the unit that is bought or rented.
+        node_devices: of them, those under one operating system; None: all.
         links: innermost first.
         host_memory_bytes: host memory per device; None where the file does not say.
         host_bandwidth_bytes_per_s: of a device's link to it, one direction, all devices
@@ -78,6 +84,7 @@ class Device:
     host_devices: int
     platform: str
     links: tuple[Link, ...]
+    node_devices: int | None = None
     host_memory_bytes: float | None = None
     host_bandwidth_bytes_per_s: float | None = None
     achieved_compute: float | None = None
@@ -274,6 +281,10 @@ def _read_device(path: Path, search_path: tuple[Path, ...]) -> Device:
     if last.span != UNLIMITED:
         raise fail(("links", i, "span"), "the outermost link's span must be unlimited")
     links = [link for link, _ in read]
+    host_devices = count(("host", "devices"))
+    node = count(("host", "node")) if "node" in get(("host",)) else None
+    if node is not None and host_devices % node:
+        raise fail(("host", "node"), f"expected a divisor of host.devices, got {node}")
     if isinstance(host := get(("host",)), dict) and "source" in host:
         sources["host.devices"] = str(host["source"])
     for link, i in read:
@@ -285,9 +296,10 @@ def _read_device(path: Path, search_path: tuple[Path, ...]) -> Device:
         memory_bandwidth_bytes_per_s=quantity(("memory_bandwidth",), "bytes_per_s"),
         peak_flops_per_s={str(name): quantity(("peak", name), "flops_per_s") for name in peak},
         tdp_w=quantity(("tdp",), "power"),
-        host_devices=count(("host", "devices")),
+        host_devices=host_devices,
         platform=platform,
         links=tuple(links),
+        node_devices=node,
         host_memory_bytes=of_host("memory", "bytes"),
         host_bandwidth_bytes_per_s=of_host("link", "bytes_per_s"),
         achieved_compute=share(("achieved", "compute")),

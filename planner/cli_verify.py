@@ -66,7 +66,7 @@ def verify(
         planned = assess(space, choice, opened.qps)
         load = min(seen.qps, MOST_LOAD * planned.capacity_qps)
         expected = replace(assess(space, choice, load), qps=load)
-        verdict = compare(space.problem, expected, seen)
+        verdict = compare(space.problem, expected, seen, store)
         if rows is not None:
             append_row(rows, row_of(space.problem, data, seen, f"{plan.stem}-{measured.stem}"))
     except InputError as error:
@@ -87,9 +87,8 @@ def _report(seen: Measured, verdict: Verdict) -> None:
         table.add_column(name, justify="right")
     for one in verdict.comparisons:
         shown = format_time if one.unit == "s" else "{:,.4g}".format
-        known = f"{one.known_error:.0%}" if one.known_error is not None else "-"
         off = f"{one.difference:+.0%}"
-        table.add_row(one.name, shown(one.planned), shown(one.measured), off, known)
+        table.add_row(one.name, shown(one.planned), shown(one.measured), off, one.usual)
     console().print(table)
     for line in verdict.findings:
         console().print(Text(line))

@@ -1,4 +1,4 @@
-"""By how much a device's estimated times are known to be off."""
+"""By how much estimated times are known to be off."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from perfmodel.database import PerfStore
 from perfmodel.documents import read_yaml
 from perfmodel.hardware import Device
+from planner.plan import FleetPlan
+from planner.problem import Problem
 
 ERRORS = Path(__file__).parent / "data" / "estimator_errors.yaml"
 
@@ -30,12 +32,16 @@ class TimeError:
     high: float
     origin: str
 
+    @classmethod
+    def of(cls, error: float, origin: str) -> TimeError:
+        """An error `e` of predicted over measured times: these are at `1 / (1 ± e)` of them."""
+        return cls(1.0 / (1.0 + error), 1.0 / (1.0 - error), origin)
+
 
 def time_error(device: Device, engine: str, mode: str, store: PerfStore) -> TimeError:
     """The known error of a device under an engine.
 
-    An error `e` of predicted over measured times puts measured times at `1 / (1 + e)` to
-    `1 / (1 - e)` of the estimate. Of the device's and the engine's the larger is taken.
+    Of the device's and the engine's the larger is taken.
 
     Args:
         mode: `continuous` or `disaggregated`: how the deployments served that tell.
@@ -61,7 +67,27 @@ def time_error(device: Device, engine: str, mode: str, store: PerfStore) -> Time
         error = places[name]["error"]
         why = "its times are corrected" if corrected else "no deployment of it was measured"
         origin = f"{why}: the largest known, {name}'s {mode}"
-    return TimeError(1.0 / (1.0 + error), 1.0 / (1.0 - error), origin)
+    return TimeError.of(error, origin)
+
+
+def token_error(problem: Problem, fleet: FleetPlan, store: PerfStore) -> TimeError:
+    """The known error of a fleet's time per token: that of the pool that decodes."""
+    name = fleet.pools[-1].device
+    device = next(o.device for o in problem.offers if o.device.name == name)
+    return time_error(device, problem.engine.name, _mode(fleet), store)
+
+
+def first_token_error(fleet: FleetPlan) -> TimeError:
+    """The known error of a fleet's mean time to first token."""
+    mode = _mode(fleet)
+    known = _data()["first_token"][mode]
+    return TimeError.of(
+        known["error"], f"median error over {known['rows']:,} measured {mode} deployments"
+    )
+
+
+def _mode(fleet: FleetPlan) -> str:
+    return "continuous" if fleet.kind == "continuous" else "disaggregated"
 
 
 @lru_cache(maxsize=1)

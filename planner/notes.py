@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from perfmodel.database import PerfStore
 from perfmodel.units import format_count, format_time
-from planner.estimator_error import time_error
+from planner.estimator_error import token_error
 from planner.plan import FleetPlan
 from planner.prices import RELATIVE, listed_prices
 from planner.problem import Offer, Problem
@@ -72,17 +72,18 @@ def _margin(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> l
     best, target = plans[0], problem.slo.ttit
     if target is None or _time_per_token(best, problem) > target.seconds:
         return []
-    factor, origin = _may_take(problem, best, store)
+    known = token_error(problem, best, store)
     predicted = _time_per_token(best, problem)
-    if predicted * factor <= target.seconds:
+    if predicted * known.high <= target.seconds:
         return []
     text = (
         f"TTIT of {format_time(predicted)} at this load is {predicted / target.seconds:.0%} of its "
-        f"target, and measured times are up to {factor - 1:.0%} above such estimates ({origin})."
+        f"target, and measured times are up to {known.high - 1:.0%} above such estimates "
+        f"({known.origin})."
     )
     for other in plans[1:]:
         dearer = other.usd_per_hour / best.usd_per_hour - 1.0
-        safe = _time_per_token(other, problem) * _may_take(problem, other, store)[0]
+        safe = _time_per_token(other, problem) * token_error(problem, other, store).high
         if dearer <= SAME_PRICE and other.qps >= best.qps and safe <= target.seconds:
             spare = 1.0 - _time_per_token(other, problem) / target.seconds
             fleet = f"{other.kind}, {other.hosts_text}"
@@ -97,15 +98,6 @@ def _time_per_token(fleet: FleetPlan, problem: Problem) -> float:
     if target is not None and target.percentile is not None and fleet.ttit_slo_s is not None:
         return fleet.ttit_slo_s
     return fleet.ttit_at_load_s
-
-
-def _may_take(problem: Problem, fleet: FleetPlan, store: PerfStore) -> tuple[float, str]:
-    """By how much the pool that decodes may be slower than estimated, and how that is known."""
-    name = fleet.pools[-1].device
-    device = next(o.device for o in problem.offers if o.device.name == name)
-    mode = "continuous" if fleet.kind == "continuous" else "disaggregated"
-    known = time_error(device, problem.engine.name, mode, store)
-    return known.high, known.origin
 
 
 def _spread(offer: Offer) -> bool:

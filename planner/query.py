@@ -371,7 +371,8 @@ class ExecutionChoice(Strict):
         default=False,
         description="In steps with prompts, an all-reduce becomes a reduce-scatter and an "
         "all-gather with the norm between them split over the group, whenever that is faster "
-        "(vLLM's `enable_sp`, off there by default); plans mark such layouts `SP`.",
+        "(vLLM's `enable_sp`, of versions before 0.33, off by default); plans mark such "
+        "layouts `SP`.",
     )
     cuda_graphs: bool = Field(
         default=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from planner.problem import Offer, Problem, supported
 from planner.query import Target
 from planner.target import engine_of, runs_on
 from spaces.constraints import (
+    Degrees,
     LayoutConstraint,
     host_constraint,
     least_latency_s,
@@ -36,7 +38,7 @@ from spaces.constraints import (
     world_constraint,
 )
 from spaces.enumeration import all_layouts, enumerate_layouts
-from spaces.expressible import expressible
+from spaces.expressible import Place, Traits, expressible
 from spaces.variables import CHUNKS, PREFILL_BATCHES, STEP_TOKENS, RawSpace, decode_batches
 
 FloatArray = NDArray[np.float64]
@@ -52,7 +54,8 @@ class Space:
     def __init__(self, problem: Problem, store: PerfStore | None = None) -> None:
         self.problem = problem
         self.store = store or PerfStore()
-        self.constraints = [*structure_constraints(problem.model), *self.target_constraints()]
+        named = self.target_constraints(*map(Place, self.roles))
+        self.constraints = [*structure_constraints(problem.model), *named]
         self.max_world = problem.query.search.max_replica_devices
         fits = memory_constraint(
             problem.model,
@@ -115,13 +118,19 @@ class Space:
             counts.append((constraint.name, int(kept.sum())))
         return counts
 
-    def target_constraints(self, role: Role = "continuous") -> list[LayoutConstraint]:
-        """What the runtime that the query is deployed on can express."""
+    def target_constraints(self, *places: Place) -> list[LayoutConstraint]:
+        """What the runtime that the query is deployed on can express in one of the places."""
         query = self.problem.query
         if query.target is None:
             return []
         engine = engine_of(query.target, query.engine)
-        return [expressible(engine, self.problem.model.is_moe, role)]
+        traits = Traits.of(self.problem.model)
+        rules = [expressible(engine, traits, place) for place in places]
+
+        def any_holds(d: Degrees) -> BoolArray:
+            return np.asarray(np.any([rule.holds(d) for rule in rules], axis=0))
+
+        return [replace(rules[0], holds=any_holds)]
 
     def device_constraints(self, offer: Offer) -> list[LayoutConstraint]:
         """What a device adds to the structure, memory and latency apart."""
@@ -141,7 +150,10 @@ class Space:
             funnel.add(name, count)
         layouts = self.layouts
         funnel.add("fits some device", len(layouts))
-        for constraint in [*self.target_constraints(role), *self.device_constraints(offer)]:
+        drafts = max(problem.draft_tokens) > 0
+        place = Place(role, offer.device, precision.kv, drafts)
+        named = self.target_constraints(place)
+        for constraint in [*named, *self.device_constraints(offer)]:
             layouts = layouts[constraint.of(layouts)]
         funnel.add("whole hosts", len(layouts))
         fits = memory_constraint(

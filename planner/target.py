@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from perfmodel.hardware import is_amd
+
 RuntimeTarget = Literal["vllm", "sglang", "trtllm", "dynamo", "llm-d"]
 
 TARGETS: tuple[RuntimeTarget, ...] = ("vllm", "sglang", "trtllm", "dynamo", "llm-d")
@@ -33,11 +35,6 @@ def overlaps_halves(engine: str, *, drafts: bool, images: bool, recurrent: bool)
     vLLM refuses it with speculation, with multimodal and with hybrid models.
     """
     return engine != "vllm" or not (drafts or images or recurrent)
-
-
-def is_amd(device: str) -> bool:
-    """Whether a device is one of AMD's, by its name."""
-    return device.startswith("mi") and device[2:3].isdigit()
 
 
 def runs_on(engine: str, device: str) -> bool:

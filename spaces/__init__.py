@@ -4,7 +4,7 @@
 |---|---|
 | `LayoutConstraint`, `structure_constraints` | what a layout must satisfy |
 | `enumerate_layouts` | every layout that does, by CP-SAT |
-| `expressible` (in a module of its own) | what an engine's flags can say of a layout |
+| `expressible` (in its own module) | what an engine's flags can say, and its connector move |
 | `decode_batches`, `PREFILL_BATCHES`, `CHUNKS` | domains of the swept axes |
 """
 

@@ -127,17 +127,21 @@ class Engine(ABC):
     def conditions(self, rollout: Rollout, pool: PoolSpec) -> list[str]:
         """What must hold for the flags to mean what the plan says."""
         precision = pool.precision
-        named = {m: n for m, n in precision.by_module().items() if m not in ("kv", "lm_head")}
-        if not rollout.is_moe:
-            named.pop("experts")
-        held = {rollout.checkpoint, WEIGHT_ONLY.get(rollout.checkpoint, "")}
-        as_published = all(n in held or stored(n) in held for n in named.values())
+        held = rollout.checkpoint
+        named = {module: precision.by_module()[module] for module in held}
+        as_published = all(
+            n in (held[m], WEIGHT_ONLY.get(held[m])) or stored(n) == held[m]
+            for m, n in named.items()
+        )
         found = []
         if not as_published and self.quantization(rollout, pool) is None:
-            spelled = ", ".join(f"{module} {stored(name)}" for module, name in named.items())
+            wanted, published = (
+                ", ".join(f"{module} {stored(name)}" for module, name in formats.items())
+                for formats in (named, held)
+            )
             found.append(
-                f"{pool.role}: serve a checkpoint of {rollout.model} quantized to {spelled} "
-                f"(the published one is {rollout.checkpoint})"
+                f"{pool.role}: serve a checkpoint of {rollout.model} quantized to {wanted} "
+                f"(the published one: {published})"
             )
         if precision.lm_head != "bf16":
             found.append(f"{pool.role}: the checkpoint's LM head must be {precision.lm_head}")
@@ -151,9 +155,9 @@ class Engine(ABC):
     def quantization(self, rollout: Rollout, pool: PoolSpec) -> str | None:
         """The engine's name for quantizing a bf16 checkpoint as it is loaded; None if it can't."""
         named = pool.precision.by_module()
-        modules = ("attention", "ffn", "experts") if rollout.is_moe else ("attention", "ffn")
-        formats = {named[module] for module in modules}
-        if rollout.checkpoint != "bf16" or len(formats) != 1 or named["lm_head"] != "bf16":
+        formats = {named[module] for module in rollout.checkpoint}
+        whole = set(rollout.checkpoint.values()) == {"bf16"}
+        if not whole or len(formats) != 1 or named["lm_head"] != "bf16":
             return None
         return self.online_formats.get(formats.pop())
 

@@ -9,8 +9,9 @@ from typing import Any
 Flags = Mapping[str, Any]
 """By name (with dashes): True for a bare flag, a number, a text, or a mapping (JSON)."""
 
-LEADER, RANK = "@leader@", "@rank@"
-"""Stand for the address of a replica's first host, and for the host's number among them."""
+LEADER, RANK, ADDRESS = "@leader@", "@rank@", "@address@"
+"""Stand for the address of a replica's first host, for the host's number among them, and for its
+own address."""
 
 CONFIG, HOSTFILE = "@config@", "@hostfile@"
 """Stand for the folder of configuration files, and for MPI's list of hosts."""

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from perfmodel.errors import InputError
+from perfmodel.architecture import ModelArchitecture
+from perfmodel.errors import ConfigError, InputError
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import DEGREES, Layouts, format_layout, parse_layout
-from perfmodel.precision import Precision
+from perfmodel.model_shapes import QUANTIZATION_GROUP
+from perfmodel.precision import FORMATS, Precision
 from planner.candidates import Role
 from planner.plan import incomplete
 from planner.problem import Problem, resolve
@@ -22,10 +24,13 @@ from planner.query_choices import SyntheticModel
 from planner.target import engine_of
 from spaces.constraints import structure_constraints
 from spaces.enumeration import all_layouts
-from spaces.expressible import expressible
+from spaces.expressible import Place, Traits, expressible
 
 PORT = 8000
 """On which every server and router listens."""
+
+STARTUP_S = 3600
+"""How long a server may take to fetch and load weights before it is given up."""
 
 DraftMethod = Literal["module", "model"]
 
@@ -53,7 +58,8 @@ class PoolSpec:
         sequence_parallel: tokens are split over TP between modules.
         batch: sequences (prefill: prompts) per attention rank and pipeline micro-batch.
         chunk_tokens: prompt tokens per rank and iteration (continuous); None: whole prompts.
-        host_devices: devices of a host.
+        host_devices: devices of a host (of a rack: of a tray), which has one operating system.
+        rack: its hosts are trays that share a fast domain.
         memory_bytes, capacity_bytes: of the plan, on the fullest device.
     """
 
@@ -68,6 +74,7 @@ class PoolSpec:
     two_batch_overlap: bool
     precision: Precision
     host_devices: int
+    rack: bool
     memory_bytes: Mapping[str, float]
     capacity_bytes: float
 
@@ -130,7 +137,9 @@ class Rollout:
 
     Attributes:
         engine: that runs it; `planned` is the one whose times the plan rests on.
-        checkpoint, checkpoint_kv: the number formats that the model's checkpoint holds.
+        checkpoint: number formats of the checkpoint, by those modules that the model has.
+        checkpoint_kv: of its cache.
+        checkpoint_bytes: of its files, drafters' included.
         experts: of a layer; 0 for dense models.
         balanced: a load balancer places experts; `redundant` are spare copies of the busiest.
         longest_prompt, longest: tokens of a prompt, and of a prompt and its answer, at most.
@@ -145,8 +154,9 @@ class Rollout:
     planned: str
     kind: str
     pools: tuple[PoolSpec, ...]
-    checkpoint: str
+    checkpoint: Mapping[str, str]
     checkpoint_kv: str
+    checkpoint_bytes: float
     experts: int
     balanced: bool
     redundant: int
@@ -168,6 +178,16 @@ class Rollout:
     def disaggregated(self) -> bool:
         """Prefill and decode are pools of their own."""
         return len(self.pools) == 2
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Kinds of devices."""
+        return tuple(dict.fromkeys(pool.device for pool in self.pools))
+
+    @property
+    def splits_context(self) -> bool:
+        """A pool splits caches over context-parallel ranks, which the other must know."""
+        return any(pool.degree("cp_a") > 1 for pool in self.pools)
 
 
 def read_rollout(
@@ -199,7 +219,6 @@ def read_rollout(
 
 def _rollout(problem: Problem, fleet: Mapping[str, Any], engine: str) -> Rollout:
     query, model, traffic = problem.query, problem.model, problem.traffic
-    hosts = {host["device"]: int(host["devices_per_host"]) for host in fleet["hosts"]}
     prefix = fleet.get("prefix") or {}
     routing = problem.routing
     stated = isinstance(routing, ExpertLoad)
@@ -209,9 +228,10 @@ def _rollout(problem: Problem, fleet: Mapping[str, Any], engine: str) -> Rollout
         engine=engine,
         planned=query.engine,
         kind=fleet["kind"],
-        pools=tuple(_pool(pool, hosts[pool["device"]], problem) for pool in fleet["pools"]),
-        checkpoint=model.quantization,
+        pools=_pools(fleet, problem),
+        checkpoint=stored_formats(model),
         checkpoint_kv=model.kv_quantization,
+        checkpoint_bytes=_stored_bytes(model),
         experts=max(ffn.experts if ffn.is_moe else 0 for ffn in feed_forwards),
         balanced=routing.placement == "balanced"
         if isinstance(routing, ExpertLoad)
@@ -228,7 +248,43 @@ def _rollout(problem: Problem, fleet: Mapping[str, Any], engine: str) -> Rollout
     )
 
 
-def _pool(data: Mapping[str, Any], host_devices: int, problem: Problem) -> PoolSpec:
+def stored_formats(model: ModelArchitecture) -> dict[str, str]:
+    """Number formats of the checkpoint, by those modules that the model has."""
+    return {
+        QUANTIZATION_GROUP[module]: model.weight_format(module)
+        for module, count in model.parameters_by_module().items()
+        if count and QUANTIZATION_GROUP[module]
+    }
+
+
+def _stored_bytes(model: ModelArchitecture) -> float:
+    """Weights as the checkpoint holds them, and a drafter's."""
+    own = sum(
+        count * FORMATS[model.weight_format(module)].bytes
+        for module, count in model.parameters_by_module().items()
+    )
+    return own + (_stored_bytes(model.drafter.model) if model.drafter else 0.0)
+
+
+def _pools(fleet: Mapping[str, Any], problem: Problem) -> tuple[PoolSpec, ...]:
+    """A fleet's pools. One that computes prompts fills the drafter's cache too, so drafts as well.
+
+    vLLM's NIXL handshake compares the drafter (`compute_nixl_compatibility_hash`), and SGLang's
+    servers exchange its caches (`draft_token_to_kv_pool` in disaggregation/prefill.py).
+    """
+    hosts = {host["device"]: int(host["devices_per_host"]) for host in fleet["hosts"]}
+    trays = {offer.device.name: offer.device.node_devices for offer in problem.offers}
+    data: list[Mapping[str, Any]] = list(fleet["pools"])
+    drafts = {name: data[-1].get(name) for name in ("draft_tokens", "draft_model")}
+    return tuple(
+        _pool({**pool, **drafts}, hosts[pool["device"]], trays[pool["device"]], problem)
+        for pool in data
+    )
+
+
+def _pool(
+    data: Mapping[str, Any], host_devices: int, tray: int | None, problem: Problem
+) -> PoolSpec:
     layout = parse_layout(data["layout"])
     if (counted := int(layout.world[0])) != int(data["devices_per_replica"]):
         raise InputError(
@@ -253,7 +309,8 @@ def _pool(data: Mapping[str, Any], host_devices: int, problem: Problem) -> PoolS
         else None,
         two_batch_overlap=bool(data["two_batch_overlap"]),
         precision=Precision(**data["precision"]),
-        host_devices=host_devices,
+        host_devices=min(host_devices, tray or host_devices),
+        rack=tray is not None,
         memory_bytes=data["memory_bytes"],
         capacity_bytes=float(data["memory_capacity_bytes"]),
     )
@@ -267,11 +324,22 @@ def fit_layouts(rollout: Rollout, problem: Problem) -> tuple[Rollout, list[Gap]]
     Raises:
         InputError: no expressible layout of the model has as many devices.
     """
-    pools, gaps = [], []
-    for pool in rollout.pools:
-        rule = expressible(rollout.engine, rollout.is_moe, pool.role)
+    pools: list[PoolSpec] = []
+    gaps: list[Gap] = []
+    traits = Traits.of(problem.model)
+    devices = {offer.device.name: offer.device for offer in problem.offers}
+    for pool in reversed(rollout.pools):  # what a prefill pool may be hangs on the decode pool
+        decode_tp = pools[0].degree("tp_a") if pools else 1
+        place = Place(
+            pool.role,
+            devices[pool.device],
+            pool.precision.kv,
+            pool.drafting is not None,
+            decode_tp,
+        )
+        rule = expressible(rollout.engine, traits, place)
         if rule.of(pool.layout)[0]:
-            pools.append(pool)
+            pools.insert(0, pool)
             continue
         others = all_layouts(pool.world)
         others = others[others.world == pool.world]
@@ -285,12 +353,13 @@ def fit_layouts(rollout: Rollout, problem: Problem) -> tuple[Rollout, list[Gap]]
         own = np.log2(pool.layout.rows())
         away = np.abs(np.log2(others.rows()) - own).sum(axis=1)
         best = others[np.array([int(away.argmin())])]
-        pools.append(replace(pool, layout=best))
-        gaps.append(
+        pools.insert(0, replace(pool, layout=best))
+        gaps.insert(
+            0,
             Gap(
                 f"{pool.role}: layout {pool.spelled} is none of the {rule.name}",
                 f"{format_layout(best)}, whose memory and times are not the plan's",
-            )
+            ),
         )
     return replace(rollout, pools=tuple(pools)), gaps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,10 +10,10 @@ from typing import Any
 
 import yaml
 
+from perfmodel.hardware import is_amd
 from planner.deploy.engine import Engine, Launch
-from planner.deploy.flags import CONFIG, HOSTFILE, LEADER, RANK, put
-from planner.deploy.intent import PORT, PoolSpec, Rollout
-from planner.target import is_amd
+from planner.deploy.flags import ADDRESS, CONFIG, HOSTFILE, LEADER, RANK, put
+from planner.deploy.intent import PORT, STARTUP_S, PoolSpec, Rollout
 
 Object = dict[str, Any]
 
@@ -22,10 +23,11 @@ FOLDER = "/etc/planner"
 IN_POD = {
     LEADER: "$(LWS_LEADER_ADDRESS)",
     RANK: "$(LWS_WORKER_INDEX)",
+    ADDRESS: "$(POD_ADDRESS)",
     CONFIG: FOLDER,
     HOSTFILE: "/tmp/hosts",
 }
-"""What a LeaderWorkerSet tells the hosts of a replica."""
+"""What a LeaderWorkerSet tells the hosts of a replica, and Kubernetes a pod."""
 
 DEVICE_LABEL = "planner/device"
 """Label of nodes by which a pool finds its devices."""
@@ -36,8 +38,12 @@ SSH_SECRET = "planner-mpi-ssh"
 PYTHON_IMAGE = "python:3.12-slim"
 """In which routers are installed that are packages."""
 
-SERVED_AFTER = 120
-"""Probes (of 30 s) after which a server that still loads weights is given up: one hour."""
+MODELS_FOLDER = "/models"
+"""Where servers see the claim that holds checkpoints."""
+
+RDMA = "rdma/ib"
+"""Resource by which a pod gets the host's network adapters, as the RDMA shared device plugin and
+llm-d's guides name it."""
 
 
 def slug(*parts: str) -> str:
@@ -56,25 +62,42 @@ def labels(rollout: Rollout, pool: PoolSpec) -> dict[str, str]:
     return {"app.kubernetes.io/name": slug(rollout.model), "planner/role": pool.role}
 
 
-def container(engine: Engine, launch: Launch, pool: PoolSpec, *, worker: bool = False) -> Object:
+def networked(rollout: Rollout, pool: PoolSpec) -> bool:
+    """Whether a pool's devices talk to those of other hosts."""
+    return pool.hosts > 1 or rollout.disaggregated
+
+
+def container(
+    rollout: Rollout, engine: Engine, launch: Launch, pool: PoolSpec, *, worker: bool = False
+) -> Object:
     """The container of one host of a replica."""
     line = put(launch.words(worker=worker), IN_POD)
-    count = {gpu_resource(pool.device): pool.devices_per_host}
+    resources: Object = {"limits": {gpu_resource(pool.device): pool.devices_per_host}}
     found: Object = {
         "name": engine.name,
         "image": engine.image,
         "command": line[: len(launch.command)],
         "args": line[len(launch.command) :],
-        "env": environment(launch),
-        "resources": {"limits": count},
-        "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
+        "env": environment(launch.environment),
+        "resources": resources,
+        "volumeMounts": [
+            {"name": "shared-memory", "mountPath": "/dev/shm"},
+            {"name": "models", "mountPath": MODELS_FOLDER},
+        ],
     }
+    if networked(rollout, pool):
+        resources["limits"][RDMA] = 1
+        found["securityContext"] = {"capabilities": {"add": ["IPC_LOCK"]}}
+    if rollout.prefix_tier == "host" and pool.role != "decode":
+        gib = math.ceil(rollout.prefix_host_bytes * pool.devices_per_host / 2**30)
+        resources["requests"] = {"memory": f"{gib}Gi"}
     if launch.config is not None:
         found["volumeMounts"].append({"name": "config", "mountPath": FOLDER})
     if not worker:
-        probe = {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 30}
+        health = {"path": "/health", "port": PORT}
+        probe = {"httpGet": health, "periodSeconds": 30, "timeoutSeconds": 10}
         found["ports"] = [{"name": "http", "containerPort": PORT}]
-        found["startupProbe"] = {**probe, "failureThreshold": SERVED_AFTER}
+        found["startupProbe"] = {**probe, "failureThreshold": STARTUP_S // 30}
         found["readinessProbe"] = probe
     if launch.by_mpi:
         found["volumeMounts"].append({"name": "ssh", "mountPath": "/root/.ssh", "readOnly": True})
@@ -82,21 +105,24 @@ def container(engine: Engine, launch: Launch, pool: PoolSpec, *, worker: bool = 
     return found
 
 
-def environment(launch: Launch) -> list[Object]:
-    """The launch's variables; where NIXL listens is the pod's own address."""
-    named = [{"name": name, "value": value} for name, value in launch.environment.items()]
+def environment(variables: Mapping[str, str]) -> list[Object]:
+    """Variables, after those that they may name and where checkpoints lie."""
     token = {"name": "hf-token", "key": "token", "optional": True}
-    secret = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": token}}
-    address: Object = {"valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
-    if "VLLM_NIXL_SIDE_CHANNEL_PORT" in launch.environment:
-        return [secret, *named, {"name": "VLLM_NIXL_SIDE_CHANNEL_HOST", **address}]
-    return [secret, *named]
+    values = put(list(variables.values()), IN_POD)
+    own: Object = {"name": "POD_ADDRESS"}
+    own["valueFrom"] = {"fieldRef": {"fieldPath": "status.podIP"}}
+    return [
+        {"name": "HF_HOME", "value": MODELS_FOLDER},
+        {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": token}},
+        *([own] if ADDRESS in variables.values() else []),
+        *({"name": name, "value": value} for name, value in zip(variables, values, strict=True)),
+    ]
 
 
 def _by_mpi(pool: PoolSpec, line: Sequence[str], worker: bool) -> str:
     """A worker waits for MPI; the first host lists all of them, waits for them, and starts."""
     if worker:
-        return "exec /usr/sbin/sshd -D"
+        return "mkdir -p /run/sshd && exec /usr/sbin/sshd -D"
     slots, hosts = pool.devices_per_host, pool.hosts
     return f"""set -eu
 first=${{LWS_LEADER_ADDRESS%%.*}} domain=${{LWS_LEADER_ADDRESS#*.}}
@@ -120,7 +146,10 @@ def pod(
     name: str = "",
 ) -> Object:
     """The pod template of one host of a replica."""
-    volumes: list[Object] = [{"name": "shm", "emptyDir": {"medium": "Memory"}}]
+    volumes: list[Object] = [
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        checkpoints(rollout),
+    ]
     if launch.config is not None:
         volumes.append({"name": "config", "configMap": {"name": name}})
     if launch.by_mpi:
@@ -130,7 +159,8 @@ def pod(
         "metadata": {"labels": labels(rollout, pool)},
         "spec": {
             "nodeSelector": {DEVICE_LABEL: pool.device},
-            "containers": [container(engine, launch, pool, worker=worker)],
+            "tolerations": [{"key": gpu_resource(pool.device), "operator": "Exists"}],
+            "containers": [container(rollout, engine, launch, pool, worker=worker)],
             "volumes": volumes,
         },
     }
@@ -167,6 +197,8 @@ def workload(name: str, rollout: Rollout, engine: Engine, launch: Launch, pool: 
     if rollout.disaggregated:
         kind = "StatefulSet"
         spec |= {"serviceName": name, "podManagementPolicy": "Parallel"}
+    else:  # a fleet of the planned size has no devices to spare for pods of both versions
+        spec["strategy"] = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
     return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
@@ -219,6 +251,7 @@ def router_objects(rollout: Rollout, engine: Engine, launch: Launch) -> list[Obj
         "command": line[: len(launch.command)],
         "args": line[len(launch.command) :],
         "ports": [{"name": "http", "containerPort": PORT}],
+        "readinessProbe": {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 10},
     }
     if engine.router_package is not None:
         start = f"pip install -q {engine.router_package} && exec {shlex.join(line)}"
@@ -245,6 +278,65 @@ def router_objects(rollout: Rollout, engine: Engine, launch: Launch) -> list[Obj
     ]
 
 
+def checkpoints(rollout: Rollout) -> Object:
+    """The volume with the checkpoints."""
+    claim = {"claimName": slug(rollout.model, "models")}
+    return {"name": "models", "persistentVolumeClaim": claim}
+
+
+def checkpoint_objects(rollout: Rollout) -> list[Object]:
+    """The claim for checkpoints, and the job that fills it, once for all servers."""
+    drafters = {pool.drafting.model for pool in rollout.pools if pool.drafting}
+    names = [rollout.model, *sorted(name for name in drafters if name)]
+    fetch = "; ".join(f"hf download {shlex.quote(name)}" for name in names)
+    gib = math.ceil(1.5 * rollout.checkpoint_bytes / 2**30) + 16
+    mount = {"name": "models", "mountPath": MODELS_FOLDER}
+    one: Object = {
+        "name": "download",
+        "image": PYTHON_IMAGE,
+        "command": ["bash", "-c"],
+        "args": [f"set -eu; pip install -q huggingface_hub; {fetch}"],
+        "env": environment({}),
+        "volumeMounts": [mount],
+    }
+    pod_spec = {
+        "restartPolicy": "OnFailure",
+        "containers": [one],
+        "volumes": [checkpoints(rollout)],
+    }
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": slug(rollout.model, "models")},
+            "spec": {
+                "accessModes": ["ReadWriteMany"],
+                "resources": {"requests": {"storage": f"{gib}Gi"}},
+            },
+        },
+        {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": slug(rollout.model, "download")},
+            "spec": {"backoffLimit": 4, "template": {"spec": pod_spec}},
+        },
+    ]
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes a value that stands in two places twice, and lines as lines."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in data else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style)
+
+
+_Plain.add_representer(str, _Plain.represent_str)
+
+
 def as_yaml(objects: Sequence[Mapping[str, Any]]) -> str:
     """Objects as YAML documents of one file."""
-    return yaml.dump_all(objects, sort_keys=False, width=100, default_flow_style=False)
+    return yaml.dump_all(objects, None, _Plain, sort_keys=False, width=100)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from perfmodel.engine import ENGINES as PROFILES
+from perfmodel.hardware import is_amd
 from planner.deploy.engine import Engine
 from planner.deploy.intent import Gap, Rollout
-from planner.deploy.manifests import DEVICE_LABEL, SSH_SECRET, slug
-from planner.target import is_amd
+from planner.deploy.manifests import DEVICE_LABEL, RDMA, SSH_SECRET, networked, slug
 
 RUN_BY = {
     "vllm": "vLLM",
@@ -64,6 +64,8 @@ def _purpose(name: str, rollout: Rollout) -> str:
         return f"what `trtllm-serve` reads ({part})"
     if folder == "launch":
         return f"starts {'the router' if part == 'router' else f'one {part} replica'} by hand"
+    if part == "models":
+        return "the claim for checkpoints, and the job that downloads them"
     if part == "router":
         return "sends each request to a prefill and then to a decode replica; the service"
     if part == "gateway":
@@ -74,10 +76,9 @@ def _purpose(name: str, rollout: Rollout) -> str:
 
 
 def _steps(rollout: Rollout, target: str) -> list[str]:
-    devices = dict.fromkeys(pool.device for pool in rollout.pools)
     steps = [
         f"kubectl label node NODE {DEVICE_LABEL}={device}   # nodes with this device"
-        for device in devices
+        for device in rollout.devices
     ]
     steps.append("kubectl create secret generic hf-token --from-literal=token=...   # if gated")
     several = any(pool.hosts > 1 for pool in rollout.pools)
@@ -86,14 +87,20 @@ def _steps(rollout: Rollout, target: str) -> list[str]:
             f"kubectl create secret generic {SSH_SECRET} --from-file=id_rsa "
             "--from-file=authorized_keys=id_rsa.pub"
         )
-    steps.append("kubectl apply -f kubernetes/")
+    steps += [
+        "kubectl apply -f kubernetes/models.yaml   # a storage class that all nodes can mount",
+        f"kubectl wait --for=condition=complete job/{slug(rollout.model, 'download')} --timeout=6h",
+        "kubectl apply -f kubernetes/",
+    ]
     lines = ["```sh", *steps, "```", ""]
     if target in NEEDS:
         lines.append(NEEDS[target])
     elif several:
         lines.append("LeaderWorkerSet (`leaderworkerset.x-k8s.io/v1`) must be installed.")
-    if target in ("vllm", "sglang", "trtllm"):
-        lines.append(f"Requests then go to `http://{slug(rollout.model)}:8000/v1`.")
+    name = slug(rollout.model)
+    at = {"dynamo": f"`http://{name}-frontend:8000/v1`", "llm-d": "the Gateway"}
+    where = at.get(target, f"`http://{name}:8000/v1`")
+    lines.append(f"Requests then go to {where}, for the model `{rollout.model}`.")
     return lines
 
 
@@ -105,6 +112,19 @@ def _assumptions(rollout: Rollout, engine: Engine) -> list[str]:
     ]
     if any(is_amd(pool.device) for pool in rollout.pools):
         found.append(f"The image is {engine.title}'s for CUDA: put its ROCm image in its place.")
+    if any(networked(rollout, pool) for pool in rollout.pools):
+        found.append(
+            f"Traffic between hosts goes over RDMA: pods ask for `{RDMA}`; name your cluster's "
+            "resource (`vpc.amazonaws.com/efa`, ...) in its place. Without one, remove it: they "
+            "fall back to TCP, and transfers take longer than planned."
+        )
+    if engine.name == "trtllm" and any(pool.hosts > 1 for pool in rollout.pools):
+        found.append("MPI reaches other hosts by SSH: the image must hold its server and client.")
+    if any(pool.hosts > 1 and pool.rack for pool in rollout.pools):
+        found.append(
+            "NVLink between trays of a rack needs an IMEX channel in every pod: a ComputeDomain "
+            "of NVIDIA's DRA driver for each replica, whose claim the pods name."
+        )
     if rollout.planned != rollout.engine:
         found.append(
             f"The plan's times are {PROFILES[rollout.planned].title}'s; {engine.title} may be "

@@ -13,11 +13,14 @@ from typing import Any
 
 from planner.deploy.engine import Engine, Launch, Settings, planned_share, served
 from planner.deploy.flags import LEADER, RANK, Flags
-from planner.deploy.intent import PORT, PoolSpec, Rollout, layout_row
+from planner.deploy.intent import PORT, STARTUP_S, PoolSpec, Rollout, layout_row
 
 DIST_PORT = 20000
 BOOTSTRAP_PORT = 8998
 """On which a prefill server tells decode servers where its caches lie."""
+
+PAGE = 64
+"""Tokens of the largest page of caches, and of all where it must be said."""
 
 
 class Sglang(Engine):
@@ -50,6 +53,7 @@ class Sglang(Engine):
         "--prefill-max-requests",
         "--enable-mixed-chunk",
         "--mem-fraction-static",
+        "--page-size",
         "--kv-cache-dtype",
         "--quantization",
         "--disable-radix-cache",
@@ -125,7 +129,7 @@ class Sglang(Engine):
         return Launch(
             ("python3", "-m", "sglang_router.launch_router"),
             ("--pd-disaggregation", *prefill, *decode),
-            served(),
+            {**served(), "--worker-startup-timeout-secs": STARTUP_S},
         )
 
 
@@ -137,8 +141,10 @@ def _flags(engine: Sglang, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
     overlaps = engine.overlaps(rollout, pool)
     spread = pool.degree("ep_f") > 1
     prefill, decode = pool.role == "prefill", pool.role == "decode"
-    # A decode server's chunks are idle; a prefill server's step holds its prompts whole.
+    # A decode server's chunks are idle; a prefill server's step holds its prompts whole. SGLang
+    # refuses chunks that end inside a page of caches.
     chunk = pool.chunk_tokens or (1 if decode else pool.batch) * rollout.longest_prompt
+    chunk = -(-chunk // PAGE) * PAGE
     host_cache = tier == "host" and not decode
     return {
         **served(PORT),
@@ -164,6 +170,8 @@ def _flags(engine: Sglang, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
         "--mem-fraction-static": planned_share(
             pool, "reserve", "fragmentation", "activations", "buffers"
         ),
+        # Servers that exchange caches compare it; the default hangs on the device.
+        "--page-size": PAGE if len(rollout.devices) > 1 else None,
         "--kv-cache-dtype": "fp8_e4m3"
         if precision.kv == "fp8"
         else "auto"

@@ -11,13 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 from planner.deploy.engine import Engine, Launch
-from planner.deploy.flags import CONFIG, HOSTFILE, LEADER, RANK, put
+from planner.deploy.flags import ADDRESS, CONFIG, HOSTFILE, LEADER, RANK, put
 from planner.deploy.intent import PoolSpec, Rollout
 from planner.deploy.manifests import (
     FOLDER,
+    MODELS_FOLDER,
     Object,
     as_yaml,
+    checkpoints,
     config_map,
+    environment,
     labels,
     pod,
     pool_objects,
@@ -36,6 +39,7 @@ Target = Callable[[Rollout, Engine], Files]
 IN_SHELL = {
     LEADER: '"${LEADER_ADDRESS:?}"',
     RANK: '"${NODE_RANK:?}"',
+    ADDRESS: '"${HOST_ADDRESS:?}"',
     CONFIG: '"$(dirname "$0")"/../config',
     HOSTFILE: '"${HOSTFILE:?}"',
 }
@@ -56,8 +60,9 @@ def plain(rollout: Rollout, engine: Engine) -> Files:
             p.role: replica_urls(slug(rollout.model, p.role), p) for p in rollout.pools
         }
         launch = engine.router(rollout, urls)
+        about = "the router between prefill and decode: put your replicas' addresses"
         files["kubernetes/router.yaml"] = as_yaml(router_objects(rollout, engine, launch))
-        files["launch/router.sh"] = script(launch, "the router between prefill and decode")
+        files["launch/router.sh"] = script(launch, about)
         files |= _config(launch)
     return files
 
@@ -86,7 +91,10 @@ def script(launch: Launch, about: str, hosts: int = 1) -> str:
         lines.insert(3, "# LEADER_ADDRESS: the host of rank 0.")
     if launch.by_mpi:
         lines.insert(2, f"# On the first of {hosts} hosts; HOSTFILE: names them all, for mpirun.")
-    lines += [f"export {name}={shlex.quote(v)}" for name, v in launch.environment.items()]
+    if ADDRESS in launch.environment.values():
+        lines.insert(2, "# HOST_ADDRESS: of this host, as the other pool's hosts reach it.")
+    values = put([shlex.quote(v) for v in launch.environment.values()], IN_SHELL)
+    lines += [f"export {n}={v}" for n, v in zip(launch.environment, values, strict=True)]
     if hosts > 1 and launch.worker and not launch.by_mpi:
         worker = spelled(launch.words(worker=True))
         lines += ['if [ "${NODE_RANK:?}" -gt 0 ]; then', f"exec {worker}", "fi"]
@@ -112,13 +120,15 @@ def dynamo(rollout: Rollout, engine: Engine) -> Files:
         "image": image,
         "command": ["python3", "-m", "dynamo.frontend"],
         "args": ["--http-port", "8000", "--router-mode", "least-loaded"],
+        "env": environment({}),
+        "volumeMounts": [{"name": "models", "mountPath": MODELS_FOLDER}],
     }
     components: list[Object] = [
         {
             "name": "Frontend",
             "type": "frontend",
             "replicas": 1,
-            "podTemplate": {"spec": {"containers": [frontend]}},
+            "podTemplate": {"spec": {"containers": [frontend], "volumes": [checkpoints(rollout)]}},
         }
     ]
     files: Files = {}

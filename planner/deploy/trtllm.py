@@ -1,8 +1,9 @@
 """TensorRT-LLM: `trtllm-serve` with a configuration file.
 
 Fields as `tensorrt_llm/llmapi/llm_args.py` has them, which `trtllm-serve --config` reads.
-`tensor_parallel_size` counts all devices of a stage; a switch makes attention data parallel over
-all of them; experts divide the group in two ways. Batch and tokens are counted per rank.
+`tensor_parallel_size` counts the devices of a stage, less context parallelism; a switch makes
+attention data parallel over all of them; experts divide the stage in two ways. Batch and
+tokens are counted per rank.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import Any
 
 from planner.deploy.engine import Engine, Launch, Settings, served, step_budget
 from planner.deploy.flags import CONFIG, HOSTFILE, Flags
-from planner.deploy.intent import PORT, PoolSpec, Rollout, layout_row
+from planner.deploy.intent import PORT, STARTUP_S, PoolSpec, Rollout, layout_row
+
+HELIX_BLOCK = 32
+"""Tokens of a cache's block under Helix, which gives the blocks to its ranks in turn."""
 
 
 class Trtllm(Engine):
@@ -28,6 +32,9 @@ class Trtllm(Engine):
         "pipeline_parallel_size",
         "moe_tensor_parallel_size",
         "moe_expert_parallel_size",
+        "context_parallel_size",
+        "cp_config.cp_type",
+        "cp_config.tokens_per_block",
         "enable_attention_dp",
         "gpus_per_node",
         "max_batch_size",
@@ -36,6 +43,7 @@ class Trtllm(Engine):
         "enable_chunked_prefill",
         "disable_overlap_scheduler",
         "kv_cache_config.dtype",
+        "kv_cache_config.tokens_per_block",
         "kv_cache_config.enable_block_reuse",
         "kv_cache_config.free_gpu_memory_fraction",
         "kv_cache_config.host_cache_size",
@@ -52,6 +60,7 @@ class Trtllm(Engine):
         "--host",
         "--port",
         "--config",
+        "--server_start_timeout",
     )
 
     def launch(self, rollout: Rollout, pool: PoolSpec) -> Launch:
@@ -59,13 +68,17 @@ class Trtllm(Engine):
         file = f"{pool.role}.yaml"
         several = pool.hosts > 1
         mpi = ("mpirun", "--allow-run-as-root", "-n", str(pool.world), "--hostfile", HOSTFILE)
-        ranks = (*mpi, "trtllm-llmapi-launch")
-        layerwise = rollout.kv_overlap == "layerwise"
+        environment = {}
+        if rollout.kv_overlap == "layerwise":
+            environment["TRTLLM_DISAGG_LAYERWISE"] = "1"
+        # A rank that ssh starts has none of the container's variables.
+        named = ("PATH", "LD_LIBRARY_PATH", "HF_HOME", "HF_TOKEN", *environment)
+        ranks = (*mpi, *(w for n in named for w in ("-x", n)), "trtllm-llmapi-launch")
         return Launch(
             command=(*(ranks if several else ()), "trtllm-serve", "serve"),
             model=(rollout.model,),
             flags={**served(PORT), "--config": f"{CONFIG}/{file}"},
-            environment={"TRTLLM_DISAGG_LAYERWISE": "1"} if layerwise else {},
+            environment=environment,
             config=(file, _config(rollout, pool)),
             by_mpi=several,
         )
@@ -73,6 +86,7 @@ class Trtllm(Engine):
     def settings(self, flags: Flags, *, is_moe: bool, role: str) -> Settings:
         """The layout and batch that a configuration makes TensorRT-LLM run."""
         group, pp = int(flags["tensor_parallel_size"]), int(flags["pipeline_parallel_size"])
+        cp = int(flags.get("context_parallel_size", 1))
         spread = int(flags.get("moe_expert_parallel_size", 1)) if is_moe else 1
         apart = bool(flags.get("enable_attention_dp"))
         speculation = flags.get("speculative_config") or {}
@@ -85,8 +99,9 @@ class Trtllm(Engine):
             layout_row(
                 pp=pp,
                 tp_a=1 if apart else group,
+                cp_a=cp,
                 dp_a=group if apart else 1,
-                tp_f=group // spread,
+                tp_f=group * cp // spread,
                 ep_f=spread,
             ),
             batch,
@@ -108,7 +123,7 @@ class Trtllm(Engine):
         return Launch(
             command=("trtllm-serve", "disaggregated"),
             model=(),
-            flags={"--config": f"{CONFIG}/router.yaml"},
+            flags={"--config": f"{CONFIG}/router.yaml", "--server_start_timeout": STARTUP_S},
             config=(
                 "router.yaml",
                 {
@@ -124,9 +139,9 @@ class Trtllm(Engine):
 
 def _config(rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
     precision, tier = pool.precision, rollout.prefix_tier
-    spread = pool.degree("ep_f") > 1
+    spread, cp = pool.degree("ep_f") > 1, pool.degree("cp_a")
     config: dict[str, Any] = {
-        "tensor_parallel_size": pool.stage,
+        "tensor_parallel_size": pool.stage // cp,
         "pipeline_parallel_size": pool.degree("pp"),
         "gpus_per_node": pool.devices_per_host,
         "enable_attention_dp": pool.degree("dp_a") > 1,
@@ -143,6 +158,11 @@ def _config(rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
         if rollout.cuda_graphs
         else None,
     }
+    if rollout.splits_context:  # blocks of caches that move have one size on both sides
+        config["kv_cache_config"]["tokens_per_block"] = HELIX_BLOCK
+    if cp > 1:
+        config["context_parallel_size"] = cp
+        config["cp_config"] = {"cp_type": "HELIX", "tokens_per_block": HELIX_BLOCK}
     if rollout.is_moe:
         config["moe_tensor_parallel_size"] = pool.degree("tp_f")
         config["moe_expert_parallel_size"] = pool.degree("ep_f")

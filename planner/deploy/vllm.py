@@ -2,7 +2,7 @@
 
 Flags as `vllm/engine/arg_utils.py` and `vllm/config/` of the version below have them. A rank of
 data parallelism is an engine of its own, with a scheduler and `--max-num-seqs` of its own;
-experts are spread over the tensor- and data-parallel ranks together.
+experts are spread over the tensor-, context- and data-parallel ranks together.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from planner.deploy.engine import (
     served,
     step_budget,
 )
-from planner.deploy.flags import LEADER, RANK, Flags
-from planner.deploy.intent import PORT, PoolSpec, Rollout, layout_row
+from planner.deploy.flags import ADDRESS, LEADER, RANK, Flags
+from planner.deploy.intent import PORT, STARTUP_S, PoolSpec, Rollout, layout_row
 
 NIXL_PORT = 5600
 """Of the side channel on which NIXL's agents find each other."""
+
+CAPTURED = 512
+"""Tokens of the largest decode step that it captures by itself (1,024 on Blackwell)."""
 
 ROLES = {"prefill": "kv_producer", "decode": "kv_consumer"}
 
@@ -42,6 +45,10 @@ class Vllm(Engine):
         "--tensor-parallel-size",
         "--pipeline-parallel-size",
         "--data-parallel-size",
+        "--prefill-context-parallel-size",
+        "--decode-context-parallel-size",
+        "--dcp-comm-backend",
+        "--attention-backend",
         "--enable-expert-parallel",
         "--max-model-len",
         "--max-num-seqs",
@@ -53,6 +60,7 @@ class Vllm(Engine):
         "--no-enable-prefix-caching",
         "--kv-offloading-size",
         "--enforce-eager",
+        "--max-cudagraph-capture-size",
         "--enable-dbo",
         "--all2all-backend",
         "--enable-eplb",
@@ -79,6 +87,7 @@ class Vllm(Engine):
         environment = {}
         if rollout.disaggregated:
             environment["VLLM_NIXL_SIDE_CHANNEL_PORT"] = str(NIXL_PORT)
+            environment["VLLM_NIXL_SIDE_CHANNEL_HOST"] = ADDRESS
         return Launch(
             command=("vllm", "serve"),
             model=(rollout.model,),
@@ -93,8 +102,9 @@ class Vllm(Engine):
         tp, pp, dp = (
             int(flags.get(f"--{name}-parallel-size", 1)) for name in ("tensor", "pipeline", "data")
         )
+        cp = int(flags.get("--prefill-context-parallel-size") or 1)
         spread = bool(flags.get("--enable-expert-parallel")) and is_moe
-        ranks = tp * dp if is_moe else tp
+        ranks = tp * cp * dp if is_moe else tp
         drafts = int((flags.get("--speculative-config") or {}).get("num_speculative_tokens", 0))
         batch = int(flags["--max-num-seqs"]) // pp
         budget = int(flags["--max-num-batched-tokens"])
@@ -102,6 +112,7 @@ class Vllm(Engine):
             layout_row(
                 pp=pp,
                 tp_a=tp,
+                cp_a=cp,
                 dp_a=dp,
                 tp_f=1 if spread else ranks,
                 ep_f=ranks if spread else 1,
@@ -111,11 +122,22 @@ class Vllm(Engine):
             drafts,
         )
 
+    def conditions(self, rollout: Rollout, pool: PoolSpec) -> list[str]:
+        """Besides the common ones: what NIXL compares when two servers meet."""
+        found = super().conditions(rollout, pool)
+        if rollout.disaggregated and pool.role == "decode" and len(rollout.devices) > 1:
+            found.append(
+                f"{' and '.join(rollout.devices)} must choose the same attention backend, which "
+                "NIXL's handshake compares: name one that both have with `--attention-backend`"
+            )
+        return found
+
     def overlap_excluded(self, rollout: Rollout, pool: PoolSpec) -> str | None:
         """`--enable-dbo` goes with little else."""
         for what, there in (
             ("without experts on other devices", not pool.dispatched),
             ("beside pipelines", pool.degree("pp") > 1),
+            ("beside context parallelism", pool.degree("cp_a") > 1),
             ("beside speculation", pool.drafting is not None),
             ("beside images", rollout.images),
         ):
@@ -129,7 +151,7 @@ class Vllm(Engine):
         return Launch(
             ("python3", "-m", "vllm_router.launch_router"),
             ("--vllm-pd-disaggregation", *named),
-            served(),
+            {**served(), "--worker-startup-timeout-secs": STARTUP_S},
         )
 
 
@@ -141,11 +163,18 @@ def _flags(engine: Vllm, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
     overlaps = engine.overlaps(rollout, pool)
     latency = pool.role == "decode"
     spread = pool.degree("ep_f") > 1
+    cp = pool.degree("cp_a")
+    graphs = pool.decode_tokens if rollout.cuda_graphs else 0
     return {
         **served(PORT),
         "--tensor-parallel-size": pool.degree("tp_a"),
         "--pipeline-parallel-size": pool.degree("pp"),
         "--data-parallel-size": pool.degree("dp_a"),
+        # Alone, the first would split the computation and leave whole caches on every rank.
+        "--prefill-context-parallel-size": cp if cp > 1 else None,
+        "--decode-context-parallel-size": cp if cp > 1 else None,
+        "--dcp-comm-backend": "ag_rs" if cp > 1 else None,
+        "--attention-backend": "FLASHMLA_SPARSE" if rollout.splits_context else None,
         "--enable-expert-parallel": spread,
         "--enable-eplb": spread and rollout.balanced,
         "--eplb-config": {"num_redundant_experts": rollout.redundant}
@@ -163,15 +192,29 @@ def _flags(engine: Vllm, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
         "--quantization": engine.quantization(rollout, pool),
         "--enable-prefix-caching": tier in ("device", "host"),
         "--no-enable-prefix-caching": tier not in ("device", "host"),
-        "--kv-offloading-size": _offloaded_gib(rollout, pool),
+        "--kv-offloading-size": None if rollout.disaggregated else _offloaded_gib(rollout, pool),
         "--enforce-eager": not rollout.cuda_graphs,
+        "--max-cudagraph-capture-size": graphs if graphs > CAPTURED else None,
         "--speculative-config": _speculation(pool),
-        "--kv-transfer-config": {
-            "kv_connector": "NixlConnector",
-            "kv_role": ROLES[pool.role],
-        }
-        if rollout.disaggregated
-        else None,
+        "--kv-transfer-config": _connector(rollout, pool) if rollout.disaggregated else None,
+    }
+
+
+def _connector(rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
+    """NIXL; beside cached prefixes in host memory, whose flag would take its place, both."""
+    nixl = {"kv_connector": "NixlConnector", "kv_role": ROLES[pool.role]}
+    gib = _offloaded_gib(rollout, pool)
+    if gib is None:
+        return nixl
+    kept = {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {"cpu_bytes_to_use": int(gib * 2**30)},
+    }
+    return {
+        "kv_connector": "MultiConnector",
+        "kv_role": ROLES[pool.role],
+        "kv_connector_extra_config": {"connectors": [nixl, kept]},
     }
 
 
@@ -179,7 +222,7 @@ def _offloaded_gib(rollout: Rollout, pool: PoolSpec) -> float | None:
     """Host memory for cached prefixes, of all ranks of one engine together."""
     if rollout.prefix_tier != "host" or pool.role == "decode":
         return None
-    ranks = pool.degree("tp_a") * pool.degree("pp")
+    ranks = pool.degree("tp_a") * pool.degree("cp_a") * pool.degree("pp")
     return round(rollout.prefix_host_bytes * ranks / 2**30, 1) or None
 
 

@@ -14,6 +14,7 @@ from perfmodel.engine import PYTORCH
 from perfmodel.errors import ConfigError, InputError
 from planner.deploy.engine import Engine
 from planner.deploy.intent import Gap, Rollout, fit_layouts, read_rollout
+from planner.deploy.manifests import as_yaml, checkpoint_objects
 from planner.deploy.readme import readme
 from planner.deploy.sglang import Sglang
 from planner.deploy.targets import TARGETS, Files
@@ -87,7 +88,8 @@ def deployment(
                 ]
             )
         )
-    files = TARGETS[target](rollout, engine)
+    models = {"kubernetes/models.yaml": as_yaml(checkpoint_objects(rollout))}
+    files = {**models, **TARGETS[target](rollout, engine)}
     return {**files, "README.md": readme(rollout, engine, target, gaps, sorted(files))}, gaps
 
 

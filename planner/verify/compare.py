@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from perfmodel.database import PerfStore
 from perfmodel.units import format_time
+from planner.estimator_error import TimeError, first_token_error, token_error
 from planner.plan import FleetPlan
 from planner.problem import Problem
 from planner.query import Target
 from planner.verify.results import Measured
-
-KNOWN_ERROR = {"continuous": (0.26, 0.09), "disaggregated": (0.50, 0.26)}
-"""Median error of TTFT and of time per token on measured deployments that no fit saw.
-
-`experiments/accuracy_end_to_end.py --cross-validate`, as in experiments/README.md.
-"""
 
 SATURATED = 0.95
 """Share of the offered requests below which a fleet did not keep up."""
@@ -34,14 +30,14 @@ class Comparison:
     """One figure, planned and measured.
 
     Attributes:
-        known_error: median relative error of such figures; None where none is known.
+        known: how far such figures are known to be off; None where that is not known.
     """
 
     name: str
     planned: float
     measured: float
     unit: str
-    known_error: float | None
+    known: TimeError | None
 
     @property
     def difference(self) -> float:
@@ -51,7 +47,14 @@ class Comparison:
     @property
     def beyond(self) -> bool:
         """Further off than is usual."""
-        return self.known_error is not None and abs(self.difference) > self.known_error
+        known, ratio = self.known, self.measured / self.planned
+        return known is not None and not known.low <= ratio <= known.high
+
+    @property
+    def usual(self) -> str:
+        """The known error as differences: `-8% to +10%`."""
+        known = self.known
+        return "unknown" if known is None else f"{known.low - 1:+.0%} to {known.high - 1:+.0%}"
 
 
 @dataclass(frozen=True)
@@ -70,14 +73,14 @@ class Verdict:
     kept: tuple[tuple[str, bool], ...]
 
 
-def compare(problem: Problem, expected: FleetPlan, measured: Measured) -> Verdict:
+def compare(problem: Problem, expected: FleetPlan, measured: Measured, store: PerfStore) -> Verdict:
     """A run against what the plan expects at its load.
 
     Args:
         expected: the fleet assessed at the measured rate.
     """
-    kind = "continuous" if expected.kind == "continuous" else "disaggregated"
-    ttft_error, ttit_error = KNOWN_ERROR[kind]
+    ttft_error = first_token_error(expected)
+    ttit_error = token_error(problem, expected, store)
     found = [
         Comparison("requests/s", expected.qps, measured.qps, "", None),
         Comparison("TTFT mean", expected.ttft.mean_s, measured.ttft["mean"], "s", ttft_error),
@@ -160,11 +163,10 @@ def _findings(expected: FleetPlan, measured: Measured, comparisons: list[Compari
 
 def _said(one: Comparison) -> str:
     way = "slower" if one.difference > 0 else "faster"
-    usual = f"{one.known_error:.0%}" if one.known_error is not None else "unknown"
     inside = "beyond" if one.beyond else "within"
     return (
         f"{abs(one.difference):.0%} {way} than planned ({format_time(one.measured)}, planned "
-        f"{format_time(one.planned)}), {inside} the known error of {usual}"
+        f"{format_time(one.planned)}), {inside} the known error of {one.usual}"
     )
 
 

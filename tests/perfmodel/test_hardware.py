@@ -135,6 +135,7 @@ def test_an_unknown_name_gets_the_nearest() -> None:
         ("  devices: 8", "  devices: 8.5", ":10: host.devices: expected a positive whole number"),
         ("  devices: 8", "  devices: true", ":10: host.devices: expected a positive whole number"),
         ("host:\n  devices: 8", "host: 8", ":9: host.devices: this field is required"),
+        ("  devices: 8", "  devices: 8\n  node: 3", ":11: host.node: expected a divisor"),
         ("strong-scale-out", "scale-sideways", ":11: platform: expected one of weak-scale-out"),
         ("span: 8", "span: 0", ":13: links.0.span: expected a positive whole number"),
         ("span: unlimited", "span: 8", ":14: links.1.span: expected a span above"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,16 +12,22 @@ from perfmodel.layout import Layouts
 from perfmodel.precision import Precision
 from planner.deploy.intent import Drafting, PoolSpec, Rollout
 from spaces.enumeration import all_layouts
-from spaces.expressible import expressible
+from spaces.expressible import Place, Traits, expressible
 
 ENGINE_NAMES = ("vllm", "sglang", "trtllm")
 LAYOUTS = all_layouts(64)
 GIB = 2.0**30
 
 
-def layouts_of(engine: str, is_moe: bool, role: str) -> Layouts:
+DENSE, EXPERTS = Traits(is_moe=False, kv_heads=8), Traits(is_moe=True, kv_heads=4)
+LATENT = Traits(is_moe=True, latent=True)
+INDEXED = Traits(is_moe=True, latent=True, indexed=True)
+KINDS = (DENSE, EXPERTS, LATENT, INDEXED)
+
+
+def layouts_of(engine: str, model: Traits, place: Place) -> Layouts:
     """Every layout to 64 devices that the engine can express."""
-    return LAYOUTS[expressible(engine, is_moe, role).of(LAYOUTS)]
+    return LAYOUTS[expressible(engine, model, place).of(LAYOUTS)]
 
 
 def pool_of(layout: Layouts, **changes: Any) -> PoolSpec:
@@ -37,6 +44,7 @@ def pool_of(layout: Layouts, **changes: Any) -> PoolSpec:
         "two_batch_overlap": False,
         "precision": Precision(),
         "host_devices": 8,
+        "rack": False,
         "memory_bytes": {
             "weights": 30 * GIB,
             "kv_cache": 20 * GIB,
@@ -58,8 +66,9 @@ def rollout_of(engine: str, *pools: PoolSpec, **changes: Any) -> Rollout:
         "planned": engine,
         "kind": "disaggregated" if len(pools) == 2 else "continuous",
         "pools": pools,
-        "checkpoint": "bf16",
+        "checkpoint": dict.fromkeys(("attention", "ffn", "experts"), "bf16"),
         "checkpoint_kv": "bf16",
+        "checkpoint_bytes": 60e9,
         "experts": 128,
         "balanced": False,
         "redundant": 0,
@@ -78,7 +87,7 @@ def rollout_of(engine: str, *pools: PoolSpec, **changes: Any) -> Rollout:
 @st.composite
 def rollouts(draw: st.DrawFn, engine: str) -> Rollout:
     """Any rollout of which the engine can express everything."""
-    is_moe = draw(st.booleans())
+    model = draw(st.sampled_from(KINDS))
     roles = draw(st.sampled_from((("continuous",), ("prefill", "decode"))))
     drafts = draw(st.integers(0, 4))
     drafter = draw(st.sampled_from((None, "Qwen/Qwen3-0.6B")))
@@ -86,10 +95,11 @@ def rollouts(draw: st.DrawFn, engine: str) -> Rollout:
     precision = Precision(weights, weights, weights, draw(st.sampled_from(("bf16", "fp8"))))
     pools = []
     for role in roles:
-        possible = layouts_of(engine, is_moe, role)
+        drafted = replace(model, drafter=bool(drafts) and drafter is not None)
+        possible = layouts_of(engine, drafted, Place(role, kv=precision.kv, drafts=drafts > 0))
         layout = possible[np.array([draw(st.integers(0, len(possible) - 1))])]
         tp = int(layout.tp_a[0])
-        drafting = Drafting(drafts, drafter, tp) if drafts and role != "prefill" else None
+        drafting = Drafting(drafts, drafter, tp) if drafts else None
         pool = pool_of(
             layout,
             role=role,
@@ -111,7 +121,7 @@ def rollouts(draw: st.DrawFn, engine: str) -> Rollout:
     return rollout_of(
         engine,
         *pools,
-        experts=128 if is_moe else 0,
+        experts=128 if model.is_moe else 0,
         balanced=draw(st.booleans()),
         redundant=draw(st.sampled_from((0, 16))),
         prefix_tier=tier,

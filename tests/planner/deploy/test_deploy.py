@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
+from deployed import pool_of, rollout_of
 from test_round_trip import in_script, same
 from typer.testing import CliRunner, Result
 
 from perfmodel.errors import InputError
 from perfmodel.layout import parse_layout
 from planner.cli import app
-from planner.deploy import InexpressibleError, deployment
-from planner.deploy.intent import read_rollout
+from planner.deploy import ENGINES, InexpressibleError, deployment
+from planner.deploy.intent import layout_row, read_rollout, stored_formats
 from planner.plan import Plan
 from planner.query import Query
 from planner.target import TARGETS
@@ -169,7 +170,12 @@ def test_the_command(bent: dict[str, Any], tmp_path: Path) -> None:
     done = planner("deploy", path, "--target", "sglang", "--out", out)
     assert done.exit_code == 0, done.output
     written = sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
-    assert written == ["README.md", "kubernetes/continuous.yaml", "launch/continuous.sh"]
+    assert written == [
+        "README.md",
+        "kubernetes/continuous.yaml",
+        "kubernetes/models.yaml",
+        "launch/continuous.sh",
+    ]
     assert all(str(out / name) in done.stdout for name in written)
     near = tmp_path / "near"
     refused = planner("deploy", path, "--target", "vllm", "--out", near)
@@ -216,3 +222,56 @@ def test_solve_takes_a_target(tmp_path: Path) -> None:
     bad = planner("solve", query, "-q", "--target", "kserve")
     assert bad.exit_code == 2
     assert "target" in bad.stderr
+
+
+def test_a_rack_is_deployed_tray_by_tray(solved: Callable[..., Plan]) -> None:
+    plan = plain(solved(target="vllm", devices=["gb200_nvl72"], **EXPERTS))
+    pool = plan["best"]["pools"][0]
+    pool |= {"layout": "attn:TP8 ffn:TP8 PP1", "devices_per_replica": 8}
+    files, _ = deployment(plan, "plan.json", "vllm")
+    workload, _ = yaml.safe_load_all(files[f"kubernetes/{pool['role']}.yaml"])
+    both = workload["spec"]["leaderWorkerTemplate"]
+    (one,) = both["leaderTemplate"]["spec"]["containers"]
+    assert (both["size"], one["resources"]["limits"]["nvidia.com/gpu"]) == (2, 4)
+    assert "IMEX" in files["README.md"]
+
+
+def test_both_pools_draft_where_one_does(solved: Callable[..., Plan]) -> None:
+    """The pool that computes prompts fills the drafter's cache, which moves with the rest."""
+    plan = plain(solved(target="vllm", runtime="disaggregated"))
+    plan["best"]["pools"][1] |= {"draft_tokens": 3, "draft_model": "Qwen/Qwen3-0.6B"}
+    rollout, _ = read_rollout(plan, "plan.json", 0, "vllm")
+    assert [pool.draft_tokens for pool in rollout.pools] == [3, 3]
+    assert all(pool.drafting and pool.drafting.model for pool in rollout.pools)
+
+
+def test_a_pair_that_vllm_cannot_connect_is_refused(solved: Callable[..., Plan]) -> None:
+    """Sixteen prefill ranks of eight KV heads, for fewer decode ranks to read."""
+    plan = plain(solved(target="vllm", runtime="disaggregated"))
+    first, last = plan["best"]["pools"]
+    first |= {"layout": "attn:TP16 ffn:TP16 PP1", "devices_per_replica": 16}
+    for tp, moves in ((16, True), (8, False)):
+        last |= {"layout": f"attn:TP{tp} ffn:TP{tp} PP1", "devices_per_replica": tp}
+        for target, refuses in (("vllm", not moves), ("sglang", False)):
+            if refuses:
+                with pytest.raises(InputError, match=r"prefill: .* none of the layouts that vLLM"):
+                    deployment(plan, "plan.json", target)
+            else:
+                assert deployment(plan, "plan.json", target)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "precision"),
+    [("openai/gpt-oss-20b", "mxfp4"), ("deepseek-ai/DeepSeek-V3", "fp8_block")],
+)
+def test_a_checkpoint_as_published_is_no_condition(
+    model: str, precision: str, problem_of: Callable[..., Any]
+) -> None:
+    """gpt-oss keeps attention in bf16, and has no dense FFN at all."""
+    problem = problem_of(model=model, target="vllm")
+    (planned,) = problem.precisions
+    pool = pool_of(layout_row(), precision=planned)
+    rollout = rollout_of("vllm", pool, model=model, checkpoint=stored_formats(problem.model))
+    assert precision in rollout.checkpoint.values()
+    said = [line for line in ENGINES["vllm"].conditions(rollout, pool) if "serve a check" in line]
+    assert said == []

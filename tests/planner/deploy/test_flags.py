@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployed import ENGINE_NAMES, layouts_of, pool_of, rollout_of, rollouts
+from deployed import ENGINE_NAMES, EXPERTS, layouts_of, pool_of, rollout_of, rollouts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +16,7 @@ from planner.deploy import ENGINES
 from planner.deploy.engine import Launch
 from planner.deploy.flags import read_words, words
 from planner.deploy.intent import Drafting, layout_row
+from spaces.expressible import Place
 
 TABLES = {
     name: json.loads((Path(__file__).parent / f"flags_{name}.json").read_text())
@@ -122,7 +123,7 @@ def test_sequence_parallelism_is_none_of_theirs() -> None:
 
 
 def test_encoder_pools_and_layerwise_transfer() -> None:
-    one = layouts_of("vllm", True, "decode")[:1]
+    one = layouts_of("vllm", EXPERTS, Place("decode"))[:1]
     pools = [pool_of(one, role=role) for role in ("prefill", "decode")]
     for engine in ENGINE_NAMES:
         rollout = rollout_of(engine, *pools, encoder_pool=True, kv_overlap="layerwise")
@@ -145,6 +146,7 @@ def test_a_checkpoint_of_another_format_is_a_condition() -> None:
         ("mxfp4", "mxfp4_mxfp8", "trtllm", False),
     ):
         pool = pool_of(layout_row(), precision=Precision(formats, formats, formats))
-        rollout = rollout_of(engine, pool, checkpoint=checkpoint)
+        held = dict.fromkeys(("attention", "experts"), checkpoint)
+        rollout = rollout_of(engine, pool, checkpoint=held)
         conditions = ENGINES[engine].conditions(rollout, pool)
         assert any("serve a checkpoint" in line for line in conditions) == said

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from planner.deploy import ENGINES
-from planner.deploy.intent import layout_row
-from planner.deploy.manifests import slug
+from planner.deploy.intent import Drafting, layout_row
+from planner.deploy.manifests import as_yaml, checkpoint_objects, slug
 from planner.deploy.targets import TARGETS
 from planner.deploy.write import write_folder
 
@@ -151,7 +151,9 @@ def test_mpi_starts_the_ranks_of_all_hosts() -> None:
     (start,) = both["leaderTemplate"]["spec"]["containers"][0]["args"]
     assert "slots=8" in start
     assert "trtllm-llmapi-launch trtllm-serve serve" in start
-    assert both["workerTemplate"]["spec"]["containers"][0]["args"] == ["exec /usr/sbin/sshd -D"]
+    assert both["workerTemplate"]["spec"]["containers"][0]["args"] == [
+        "mkdir -p /run/sshd && exec /usr/sbin/sshd -D"
+    ]
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -169,3 +171,51 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_folder(tmp_path / "file" / "inside", {"README.md": "z"})
     assert (tmp_path / "new/README.md").read_text() == "y"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new"]
+
+
+def test_checkpoints_are_fetched_once_for_all_servers() -> None:
+    pools = [
+        pool_of(layout_row(), role=role, drafting=Drafting(2, "Qwen/Qwen3-0.6B", 1))
+        for role in ("prefill", "decode")
+    ]
+    rollout = rollout_of("vllm", *pools)
+    claim, job = checkpoint_objects(rollout)
+    for document in (claim, job):
+        valid(document)
+    assert claim["spec"]["resources"]["requests"]["storage"] == "100Gi"  # 1.5 x 60 GB, and 16 GiB
+    (one,) = job["spec"]["template"]["spec"]["containers"]
+    for name in ("Qwen/Qwen3-30B-A3B", "Qwen/Qwen3-0.6B"):
+        assert f"hf download {name}" in one["args"][0]
+    for target in TARGETS:
+        files = TARGETS[target](rollout, ENGINES["vllm"])
+        text = "".join(t for name, t in files.items() if name.startswith("kubernetes/"))
+        servers = text.count("claimName: " + claim["metadata"]["name"])
+        assert servers == (3 if target == "dynamo" else 2)  # its frontend reads tokenizers
+        assert text.count("name: HF_HOME") == servers
+
+
+def test_hosts_that_talk_to_each_other_have_network_adapters() -> None:
+    alone, wide = pool_of(layout_row()), pool_of(layout_row(tp_a=16, tp_f=16))
+    for pool, asks in ((alone, False), (wide, True)):
+        text = TARGETS["vllm"](rollout_of("vllm", pool), ENGINES["vllm"])
+        assert ("rdma/ib" in text["kubernetes/continuous.yaml"]) == asks
+
+
+def test_a_fleet_is_updated_without_devices_to_spare() -> None:
+    files = TARGETS["vllm"](rollout_of("vllm", pool_of(layout_row())), ENGINES["vllm"])
+    deployment, _ = yaml.safe_load_all(files["kubernetes/continuous.yaml"])
+    assert deployment["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == 0
+
+
+def test_manifests_read_plainly() -> None:
+    """No anchors; commands of several lines as lines; and they load as they were."""
+    shared = {"a": 1}
+    text = as_yaml([{"x": shared, "y": shared, "run": "set -eu\nexec it\n", "port": "8000"}])
+    assert "&" not in text
+    assert "\n  exec it\n" in text
+    assert yaml.safe_load(text) == {
+        "x": shared,
+        "y": shared,
+        "run": "set -eu\nexec it\n",
+        "port": "8000",
+    }

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
-from deployed import ENGINE_NAMES, LAYOUTS, pool_of, rollout_of, rollouts
+from deployed import (
+    DENSE,
+    ENGINE_NAMES,
+    EXPERTS,
+    INDEXED,
+    LATENT,
+    LAYOUTS,
+    layouts_of,
+    pool_of,
+    rollout_of,
+    rollouts,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from perfmodel.precision import Precision
 from planner.deploy import ENGINES
 from planner.deploy.flags import read_words
 from planner.deploy.intent import PoolSpec, Rollout, layout_row
 from planner.deploy.targets import TARGETS
-from spaces.expressible import expressible
+from spaces.expressible import Place, Traits, expressible
 
 
 def in_script(text: str) -> dict[str, Any]:
@@ -90,20 +104,20 @@ def test_llm_d_gives_the_layout_back(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINE_NAMES)
-@pytest.mark.parametrize("is_moe", [False, True])
-def test_layouts_that_are_not_expressible_do_not_come_back(engine: str, is_moe: bool) -> None:
+@pytest.mark.parametrize("model", [DENSE, EXPERTS], ids=["dense", "experts"])
+def test_layouts_that_are_not_expressible_do_not_come_back(engine: str, model: Traits) -> None:
     """The rule is no stricter in its degrees than what the flags lose."""
-    others = LAYOUTS[~expressible(engine, is_moe).of(LAYOUTS)]
+    others = LAYOUTS[~expressible(engine, model).of(LAYOUTS)]
     lost = 0
     for row in others.rows()[:: max(len(others) // 300, 1)]:
         layout = layout_row(
             **dict(zip(("pp", "tp_a", "cp_a", "dp_a", "tp_f", "ep_f", "dp_f"), row, strict=True))
         )
         pool = pool_of(layout)
-        rollout = rollout_of(engine, pool, experts=128 if is_moe else 0)
+        rollout = rollout_of(engine, pool, experts=128 if model.is_moe else 0)
         launch = ENGINES[engine].launch(rollout, pool)
         flags = launch.config[1] if launch.config else launch.flags
-        read = ENGINES[engine].settings(flags, is_moe=is_moe, role=pool.role)
+        read = ENGINES[engine].settings(flags, is_moe=model.is_moe, role=pool.role)
         lost += read.layout.rows().tolist() != layout.rows().tolist()
     assert lost > 200
 
@@ -173,10 +187,88 @@ def test_every_host_of_a_replica_starts_its_part(engine: str) -> None:
     assert (document["kind"], both["size"]) == ("LeaderWorkerSet", 2)
     for template in (both["leaderTemplate"], both["workerTemplate"]):
         one = template["spec"]["containers"][0]
-        assert one["resources"]["limits"] == {"nvidia.com/gpu": 8}
+        assert one["resources"]["limits"] == {"nvidia.com/gpu": 8, "rdma/ib": 1}
         flags = read_words(one["args"])
         assert (flags["--nnodes"], flags["--node-rank"]) == (2, "$(LWS_WORKER_INDEX)")
     assert service["spec"]["selector"]["leaderworkerset.sigs.k8s.io/worker-index"] == "0"
     script = files["launch/continuous.sh"]
     assert re.search(r'--node-rank "\$\{NODE_RANK:\?\}"', script)
     assert ("--headless" in script) == (engine == "vllm")
+
+
+def test_context_parallelism_as_each_engine_has_it() -> None:
+    """vLLM's splits prompts and caches, TensorRT-LLM's caches as tokens are decoded."""
+    split = pool_of(
+        layout_row(cp_a=8, tp_f=8), role="prefill", precision=Precision(*["fp8_block"] * 3, "fp8")
+    )
+    whole = pool_of(layout_row(dp_a=8, ep_f=8), role="decode")
+    pair = rollout_of("vllm", split, whole)
+    flags = ENGINES["vllm"].launch(pair, split).flags
+    assert flags["--prefill-context-parallel-size"] == flags["--decode-context-parallel-size"] == 8
+    assert flags["--tensor-parallel-size"] == 1
+    for pool in pair.pools:  # the handshake compares it
+        assert ENGINES["vllm"].launch(pair, pool).flags["--attention-backend"] == "FLASHMLA_SPARSE"
+
+    helix = pool_of(layout_row(pp=2, tp_a=2, cp_a=4, tp_f=2, ep_f=4), role="decode")
+    pair = rollout_of("trtllm", replace(whole, role="prefill"), helix)
+    first, last = (ENGINES["trtllm"].launch(pair, pool).config for pool in pair.pools)
+    assert first is not None
+    assert last is not None
+    assert (last[1]["tensor_parallel_size"], last[1]["context_parallel_size"]) == (2, 4)
+    assert last[1]["cp_config"] == {"cp_type": "HELIX", "tokens_per_block": 32}
+    assert "cp_config" not in first[1]
+    for config in (first[1], last[1]):
+        assert config["kv_cache_config"]["tokens_per_block"] == 32
+
+
+def test_prefixes_in_host_memory_go_beside_the_transfer() -> None:
+    """vLLM's flag for them would put its connector in the place of NIXL's."""
+    pools = [pool_of(layout_row(tp_a=2, tp_f=2), role=role) for role in ("prefill", "decode")]
+    pair = rollout_of("vllm", *pools, prefix_tier="host", prefix_host_bytes=2.0**30)
+    first, last = (ENGINES["vllm"].launch(pair, pool).flags for pool in pools)
+    both = first["--kv-transfer-config"]["kv_connector_extra_config"]["connectors"]
+    assert [one["kv_connector"] for one in both] == ["NixlConnector", "OffloadingConnector"]
+    assert both[1]["kv_connector_extra_config"]["cpu_bytes_to_use"] == 2 * 2**30
+    assert first["--kv-offloading-size"] is None
+    assert last["--kv-transfer-config"]["kv_connector"] == "NixlConnector"
+
+
+def test_pools_of_two_devices_agree_on_what_servers_compare() -> None:
+    pools = [
+        pool_of(layout_row(), role=role, device=device)
+        for role, device in (("prefill", "h100_sxm"), ("decode", "b200_sxm"))
+    ]
+    for pool in pools:
+        flags = ENGINES["sglang"].launch(rollout_of("sglang", *pools), pool).flags
+        assert flags["--page-size"] == 64
+    said = ENGINES["vllm"].conditions(rollout_of("vllm", *pools), pools[1])
+    assert any("same attention backend" in line for line in said)
+
+
+def test_large_decode_steps_are_captured_too() -> None:
+    for batch, size in ((256, None), (1024, 1024)):
+        pool = pool_of(layout_row(), batch=batch)
+        flags = ENGINES["vllm"].launch(rollout_of("vllm", pool), pool).flags
+        assert flags["--max-cudagraph-capture-size"] == size
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "role"),
+    [
+        ("vllm", INDEXED, "prefill"),
+        ("vllm", INDEXED, "continuous"),
+        ("trtllm", LATENT, "decode"),
+    ],
+)
+def test_every_layout_with_context_parallelism_comes_back(
+    engine: str, model: Traits, role: str
+) -> None:
+    layouts = layouts_of(engine, model, Place(role))
+    layouts = layouts[layouts.cp_a > 1]
+    assert len(layouts) > 5
+    for i in range(len(layouts)):
+        chunk = 1024 if role == "continuous" else None
+        pool = pool_of(layouts[np.array([i])], role=role, chunk_tokens=chunk)
+        launch = ENGINES[engine].launch(rollout_of(engine, pool), pool)
+        flags = launch.config[1] if launch.config else launch.flags
+        same(rollout_of(engine, pool), pool, dict(flags))

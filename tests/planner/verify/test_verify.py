@@ -13,6 +13,7 @@ import pytest
 from load_files import JSON_FORMS, aiperf, guidellm, run, table, vllm
 from typer.testing import CliRunner, Result
 
+from perfmodel.database import PerfStore
 from perfmodel.deployments import Deployment, read_deployments
 from perfmodel.errors import ConfigError, InputError
 from planner.cli import app
@@ -20,6 +21,8 @@ from planner.plan import FleetPlan, Plan
 from planner.problem import Problem
 from planner.verify import Measured, append_row, compare, read_results, row_of
 from planner.verify.compare import split_ttft
+
+STORE = PerfStore()
 
 
 def written(folder: Path, data: Any, name: str = "bench.json") -> Path:
@@ -128,7 +131,7 @@ def planned(solved: Callable[..., Plan], problem_of: Callable[..., Problem]) -> 
 
 def test_a_run_as_planned(planned: tuple[Any, ...]) -> None:
     plan, problem, seen = planned
-    verdict = compare(problem, plan, seen)
+    verdict = compare(problem, plan, seen, STORE)
     assert [one.difference for one in verdict.comparisons] == pytest.approx([0.0] * 5, abs=1e-9)
     assert not any(one.beyond for one in verdict.comparisons)
     assert verdict.cautions == ()
@@ -153,7 +156,7 @@ def test_where_a_difference_lies(
         name: {**getattr(seen, name), **{s: getattr(seen, name)[s] * f for s, f in by.items()}}
         for name, by in slower.items()
     }
-    verdict = compare(problem, plan, replace(seen, **changed))
+    verdict = compare(problem, plan, replace(seen, **changed), STORE)
     beyond = [line for line in verdict.findings if line.startswith(where)]
     assert len(beyond) == 1
     others = {"decode: ", "prefill: ", "queueing: "} - {where[: where.index(":") + 2]}
@@ -164,14 +167,14 @@ def test_where_a_difference_lies(
 
 def test_a_fleet_that_does_not_keep_up(planned: tuple[Any, ...]) -> None:
     plan, problem, seen = planned
-    verdict = compare(problem, plan, replace(seen, offered_qps=2 * seen.qps))
+    verdict = compare(problem, plan, replace(seen, offered_qps=2 * seen.qps), STORE)
     assert verdict.findings[0].startswith("queueing: of 40 requests/s offered 20 were finished")
 
 
 def test_runs_that_are_not_comparable_say_so(planned: tuple[Any, ...]) -> None:
     plan, problem, seen = planned
     other = replace(seen, qps=10.0, input_tokens=500.0, failed=7, ttit={}, ttft={"mean": 0.1})
-    verdict = compare(problem, plan, other)
+    verdict = compare(problem, plan, other, STORE)
     said = "\n".join([*verdict.cautions, *verdict.findings])
     for part in ("input lengths were 500", "10 requests/s", "7 requests failed", "not told apart"):
         assert part in said

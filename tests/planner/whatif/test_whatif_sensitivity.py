@@ -124,6 +124,10 @@ def test_shipped_errors_are_those_of_the_experiment() -> None:
                 source = measured[f"{kind} {name} {modes[mode]}"]
                 assert entry["rows"] == source["rows"]
                 assert entry["error"] == pytest.approx(source["tpot"]["after"]["median"], abs=6e-4)
+    for mode, entry in _data()["first_token"].items():
+        source = measured[f"mode {modes[mode]}"]
+        assert entry["rows"] == source["rows"]
+        assert entry["error"] == pytest.approx(source["ttft"]["after"]["median"], abs=6e-4)
 
 
 def test_errors_by_what_is_known_of_a_device(store: PerfStore) -> None:
