@@ -17,6 +17,7 @@ from perfmodel.database import PerfStore
 from perfmodel.engine import ENGINES
 from perfmodel.errors import InputError
 from perfmodel.hardware import device_names
+from planner.cautions import cautions
 from planner.evaluated import Evaluated
 from planner.plan import Plan, as_text
 from planner.prices import price_list
@@ -31,7 +32,10 @@ from planner.web.explore import (
     untargeted,
     view,
 )
-from planner.web.report import decision, page, why_lost
+from planner.web.pages import Tabulated
+from planner.web.report import confidence, decision, page
+from planner.web.tables import others as other_fleets
+from planner.web.tables import pools
 
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd()
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
@@ -67,11 +71,11 @@ def main() -> None:
         found = searched(search_key(query), untargeted(query))
         shown = view(found, query)
     except InputError as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
         return
     if shown.plan is None:
         st.header("No fleet serves this")
-        st.write(shown.problem)
+        st.write(plain(shown.problem))
         st.write("Loosen a target, add a device, or ask `planner solve` which limit binds.")
     else:
         answer(shown.plan)
@@ -249,10 +253,11 @@ def answer(plan: Plan) -> None:
     """The decision, and what it costs and reaches."""
     best = plan.best
     st.header(f"${best.usd_per_hour:,.2f} per hour")
-    st.write(decision(plan.to_dict()))
-    for note in plan.notes:
-        if any(note.startswith(f"{host.device}: ") for host in best.hosts):
-            st.warning(note)
+    data = plan.to_dict()
+    st.write(decision(data))
+    st.write(confidence(data))
+    for line in cautions(data):
+        st.warning(plain(line))
     cells = st.columns(5)
     at_slo = best.ttft.slo_s or best.ttft.mean_s
     ttit = best.ttit_slo_s or best.ttit_mean_s
@@ -268,40 +273,27 @@ def answer(plan: Plan) -> None:
         strict=True,
     ):
         cell.metric(label, value)
-    st.dataframe(
-        [
-            {
-                "pool": pool.role,
-                "replicas": f"{pool.replicas} x {pool.devices_per_replica} {pool.device}",
-                "layout": pool.layout,
-                "batch": pool.batch,
-                "chunk": pool.chunk_tokens,
-                "held back by": ", ".join(pool.limits),
-            }
-            for pool in best.pools
-        ],
-        hide_index=True,
-    )
+    table(pools(data["best"]))
+    if plan.notes:
+        st.subheader("What to know before buying")
+        st.markdown("\n".join(f"- {plain(note)}" for note in plan.notes))
+
+
+def table(shown: Tabulated) -> None:
+    """A table as text, which wraps and is read aloud; a grid is cut where the page is narrow."""
+    rows = [[plain(cell) for cell in row] for row in shown.rows]
+    st.table([dict(zip(shown.columns, row, strict=True)) for row in rows])
+
+
+def plain(text: str) -> str:
+    """Text that Markdown leaves as it is: two prices in a line are no formula."""
+    return text.replace("$", r"\$")
 
 
 def others(plan: Plan) -> None:
     """Other fleets, and why each lost."""
     st.subheader("Other fleets")
-    best = plan.to_dict()["best"]
-    st.dataframe(
-        [
-            {
-                "fleet": f"{fleet.kind}: " + fleet.hosts_text,
-                "USD per hour": fleet.usd_per_hour,
-                "TTFT ms": round(fleet.ttft.mean_s * 1e3),
-                "TTIT ms": round(fleet.ttit_mean_s * 1e3, 1),
-                "measured": f"{fleet.measured_share:.0%}",
-                "why it lost": why_lost(best, data),
-            }
-            for fleet, data in zip(plan.alternatives, plan.to_dict()["alternatives"], strict=True)
-        ],
-        hide_index=True,
-    )
+    table(other_fleets(plan.to_dict()))
 
 
 def exports(query: Query, shown: View) -> None:
