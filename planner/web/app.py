@@ -16,7 +16,6 @@ from perfmodel.architecture import catalog
 from perfmodel.database import PerfStore
 from perfmodel.engine import ENGINES
 from perfmodel.errors import InputError
-from perfmodel.hardware import device_names
 from planner.cautions import cautions
 from planner.evaluated import Evaluated
 from planner.plan import Plan, as_text
@@ -25,6 +24,7 @@ from planner.query import Query, Target, load_query
 from planner.web.explore import (
     View,
     brought,
+    devices_in,
     queries_in,
     query_text,
     search,
@@ -32,7 +32,7 @@ from planner.web.explore import (
     untargeted,
     view,
 )
-from planner.web.pages import Tabulated
+from planner.web.pages import Tabulated, table_html
 from planner.web.report import confidence, decision, page
 from planner.web.tables import others as other_fleets
 from planner.web.tables import pools
@@ -210,7 +210,7 @@ def chosen_devices(begun: str, base: Query) -> list[dict[str, Any]]:
     """Devices with their prices, as an editable table."""
     prices = price_list()
     own = {device.name: device for device in base.devices}
-    names = list(dict.fromkeys([*own, *device_names([FOLDER])]))
+    names = list(dict.fromkeys([*own, *devices_in(FOLDER)]))
     rows: list[dict[str, Any]] = []
     for name in names:
         device = own.get(name)
@@ -221,7 +221,7 @@ def chosen_devices(begun: str, base: Query) -> list[dict[str, Any]]:
                 "use": device is not None,
                 "device": name,
                 "USD/h": price if price is not None else (listed[0] if listed else None),
-                "inventory": device.inventory if device else None,
+                "have": device.inventory if device else None,
             }
         )
     st.caption("Devices, price of one per hour, and how many there are")
@@ -230,21 +230,26 @@ def chosen_devices(begun: str, base: Query) -> list[dict[str, Any]]:
         hide_index=True,
         disabled=["device"],
         column_config={
-            "USD/h": st.column_config.NumberColumn(min_value=0.01, format="%.2f"),
-            "inventory": st.column_config.NumberColumn(min_value=1, step=1),
+            # As wide as the side has room for.
+            "use": st.column_config.CheckboxColumn(width=47),
+            "device": st.column_config.TextColumn(width=87),
+            "USD/h": st.column_config.NumberColumn("$/h", min_value=0.01, format="%.2f", width=52),
+            "have": st.column_config.NumberColumn(min_value=1, step=1, width=54),
         },
         key=f"{begun} devices",
     )
+    shown = {row["device"]: row["USD/h"] for row in rows}
     devices = []
     for row in edited:
         if not row["use"]:
             continue
         device = own.get(row["device"])
         fields = device.model_dump(exclude_none=True) if device else {"name": row["device"]}
-        if row["USD/h"] is not None:
+        # A listed price stays the list's, with its source; one that was changed is the query's.
+        if row["USD/h"] not in (None, shown[row["device"]]):
             fields["usd_per_device_hour"] = row["USD/h"]
-        if row["inventory"] is not None:
-            fields["inventory"] = int(row["inventory"])
+        if row["have"] is not None:
+            fields["inventory"] = int(row["have"])
         devices.append(fields)
     return devices
 
@@ -273,16 +278,20 @@ def answer(plan: Plan) -> None:
         strict=True,
     ):
         cell.metric(label, value)
-    table(pools(data["best"]))
+    table(pools(data["best"]), "Pools")
     if plan.notes:
         st.subheader("What to know before buying")
         st.markdown("\n".join(f"- {plain(note)}" for note in plan.notes))
 
 
-def table(shown: Tabulated) -> None:
-    """A table as text, which wraps and is read aloud; a grid is cut where the page is narrow."""
-    rows = [[plain(cell) for cell in row] for row in shown.rows]
-    st.table([dict(zip(shown.columns, row, strict=True)) for row in rows])
+def table(shown: Tabulated, label: str) -> None:
+    """A table as text: a grid is drawn, so that it is cut where the page is narrow, and mute."""
+    st.html(STYLE + table_html(shown, label))
+
+
+STYLE = """<style>
+table { --edge: #88888855; --soft: color-mix(in srgb, currentColor 75%, transparent); }
+</style>"""
 
 
 def plain(text: str) -> str:
@@ -293,7 +302,7 @@ def plain(text: str) -> str:
 def others(plan: Plan) -> None:
     """Other fleets, and why each lost."""
     st.subheader("Other fleets")
-    table(other_fleets(plan.to_dict()))
+    table(other_fleets(plan.to_dict()), "Other fleets")
 
 
 def exports(query: Query, shown: View) -> None:

@@ -17,6 +17,7 @@ from planner.plan import atomic_write
 from planner.web.charts import on_page
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from rich.table import Table
 
 
@@ -145,17 +146,42 @@ def render(
         figures: all that the page shows; their captions are the charts' text for who cannot see.
         files: texts that can be saved from the page, by file name.
     """
+    specs = {figure.name: {**figure.spec, "description": figure.caption} for figure in figures}
+    text: str = (
+        _environment()
+        .get_template(template)
+        .render(
+            figures=figures,
+            specs=_script(specs),
+            files=_script(files),
+            library=_library(),
+            **values,
+        )
+    )
+    return text
+
+
+def table_html(table: Tabulated, label: str) -> str:
+    """A table with its style, for pages that are not ours.
+
+    Args:
+        label: what it is, for those who cannot see it.
+    """
+    environment = _environment()
+    style = environment.get_template("table.css").render()
+    macro: Any = environment.get_template("figure.html.j2").module
+    return f"<style>{style}</style>{macro.table(table, label)}"
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("planner.web"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["codes"] = _codes
-    specs = {figure.name: {**figure.spec, "description": figure.caption} for figure in figures}
-    text: str = environment.get_template(template).render(
-        figures=figures, specs=_script(specs), files=_script(files), library=_library(), **values
-    )
-    return text
+    return environment
 
 
 def _codes(text: str) -> Any:
