@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,20 @@ def test_the_readme_leads_to_a_plan_a_page_and_manifests(newcomer: Any) -> None:
     assert any(command.startswith("planner deploy plan.json") for command in typed)
 
 
-def test_the_readmes_commands_have_their_options_and_files(newcomer: Any) -> None:
-    group = typer.main.get_command(app)
-    for command in newcomer.commands((ROOT / "README.md").read_text(encoding="utf-8")):
-        program, *words = shlex.split(command)
-        if program != "planner":
-            continue
-        known = {o for p in group.commands[words[0]].params for o in p.opts}  # type: ignore[attr-defined]
-        assert {w for w in words if w.startswith("-")} <= known
-        assert all((ROOT / w).is_file() for w in words if w.startswith("examples/"))
+def test_the_readmes_commands_have_their_options_and_files() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    typed = re.findall(r"`(planner [^`]+)`|^(planner .*?)(?:  #.*)?$", text, re.MULTILINE)
+    assert len(typed) > 20
+    for one in typed:
+        words = shlex.split("".join(one).replace("\\|", "|"))
+        for choice in product(*(word.split("|") for word in words[1:])):
+            command: Any = typer.main.get_command(app)
+            for word in choice:
+                if hasattr(command, "commands"):
+                    command = command.commands[word]
+            known = {option for parameter in command.params for option in parameter.opts}
+            assert {word for word in choice if word.startswith("-")} <= known, words
+        assert all((ROOT / word).exists() for word in words if word.startswith("examples")), words
 
 
 def test_a_failing_command_ends_the_run(
