@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from perfmodel.database import PerfStore
+from perfmodel.layout import parse_layout
 from perfmodel.units import format_count, format_time
 from planner.estimator_error import token_error
 from planner.plan import FleetPlan
 from planner.prices import RELATIVE, listed_prices
 from planner.problem import Offer, Problem
+from spaces.expressible import expressible
 
 TTIT_LIMIT = "TTIT target"
 """How a pool's limits name that a larger batch would miss the target."""
@@ -43,6 +45,7 @@ def notes(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> tup
                 "analytic operators: measure before buying."
             )
     notes += _margin(problem, plans, store)
+    notes += _inexpressible(problem, best)
     notes += [_list_price(o) for o in problem.offers if o.device.name in used and _spread(o)]
     allowed = max(problem.draft_tokens)
     if allowed and not any(pool.draft_tokens for pool in best.pools):
@@ -90,6 +93,22 @@ def _margin(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> l
             text += f" For the same price {fleet}, leaves {spare:.0%} to spare."
             break
     return [text]
+
+
+def _inexpressible(problem: Problem, fleet: FleetPlan) -> list[str]:
+    """Layouts that the engine has no flags for: cheapest, but nothing that can be started."""
+    engine, is_moe = problem.engine, problem.model.is_moe
+    layouts = dict.fromkeys(
+        pool.layout
+        for pool in fleet.pools
+        if not expressible(engine.name, is_moe, pool.role).of(parse_layout(pool.layout))[0]
+    )
+    if not layouts:
+        return []
+    return [
+        f"{engine.title} has no flags for the layout {' and '.join(layouts)}: `planner solve "
+        f"--target {engine.name}` searches only what it can run."
+    ]
 
 
 def _time_per_token(fleet: FleetPlan, problem: Problem) -> float:

@@ -46,7 +46,7 @@ def schedule_figure(fleet: ScheduledFleet) -> Any:
         )
         line = (
             alt.Chart(data(used))
-            .mark_rule(color="black", strokeWidth=2)
+            .mark_rule(color="currentColor", strokeWidth=2)
             .encode(x="hour:Q", x2="until:Q", y="used:Q")
         )
         title = f"{place_of(host)}, hosts of {host.devices_per_host}; line: devices in use"

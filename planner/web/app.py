@@ -16,7 +16,7 @@ from perfmodel.architecture import catalog
 from perfmodel.database import PerfStore
 from perfmodel.engine import ENGINES
 from perfmodel.errors import InputError
-from perfmodel.hardware import device_names
+from planner.cautions import cautions
 from planner.evaluated import Evaluated
 from planner.files import as_text
 from planner.plan import Plan
@@ -25,6 +25,7 @@ from planner.query import Query, Target, load_query
 from planner.web.explore import (
     View,
     brought,
+    devices_in,
     queries_in,
     query_text,
     search,
@@ -32,7 +33,10 @@ from planner.web.explore import (
     untargeted,
     view,
 )
-from planner.web.report import decision, page, why_lost
+from planner.web.pages import Tabulated, table_html
+from planner.web.report import confidence, decision, page
+from planner.web.tables import others as other_fleets
+from planner.web.tables import pools
 
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd()
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
@@ -68,11 +72,11 @@ def main() -> None:
         found = searched(search_key(query), untargeted(query))
         shown = view(found, query)
     except InputError as error:
-        st.error(str(error))
+        st.error(plain(str(error)))
         return
     if shown.plan is None:
         st.header("No fleet serves this")
-        st.write(shown.problem)
+        st.write(plain(shown.problem))
         st.write("Loosen a target, add a device, or ask `planner solve` which limit binds.")
     else:
         answer(shown.plan)
@@ -207,7 +211,7 @@ def chosen_devices(begun: str, base: Query) -> list[dict[str, Any]]:
     """Devices with their prices, as an editable table."""
     prices = price_list()
     own = {device.name: device for device in base.devices}
-    names = list(dict.fromkeys([*own, *device_names([FOLDER])]))
+    names = list(dict.fromkeys([*own, *devices_in(FOLDER)]))
     rows: list[dict[str, Any]] = []
     for name in names:
         device = own.get(name)
@@ -218,7 +222,7 @@ def chosen_devices(begun: str, base: Query) -> list[dict[str, Any]]:
                 "use": device is not None,
                 "device": name,
                 "USD/h": price if price is not None else (listed[0] if listed else None),
-                "inventory": device.inventory if device else None,
+                "have": device.inventory if device else None,
             }
         )
     st.caption("Devices, price of one per hour, and how many there are")
@@ -227,21 +231,26 @@ def chosen_devices(begun: str, base: Query) -> list[dict[str, Any]]:
         hide_index=True,
         disabled=["device"],
         column_config={
-            "USD/h": st.column_config.NumberColumn(min_value=0.01, format="%.2f"),
-            "inventory": st.column_config.NumberColumn(min_value=1, step=1),
+            # As wide as the side has room for.
+            "use": st.column_config.CheckboxColumn(width=47),
+            "device": st.column_config.TextColumn(width=87),
+            "USD/h": st.column_config.NumberColumn("$/h", min_value=0.01, format="%.2f", width=52),
+            "have": st.column_config.NumberColumn(min_value=1, step=1, width=54),
         },
         key=f"{begun} devices",
     )
+    shown = {row["device"]: row["USD/h"] for row in rows}
     devices = []
     for row in edited:
         if not row["use"]:
             continue
         device = own.get(row["device"])
         fields = device.model_dump(exclude_none=True) if device else {"name": row["device"]}
-        if row["USD/h"] is not None:
+        # A listed price stays the list's, with its source; one that was changed is the query's.
+        if row["USD/h"] not in (None, shown[row["device"]]):
             fields["usd_per_device_hour"] = row["USD/h"]
-        if row["inventory"] is not None:
-            fields["inventory"] = int(row["inventory"])
+        if row["have"] is not None:
+            fields["inventory"] = int(row["have"])
         devices.append(fields)
     return devices
 
@@ -250,10 +259,11 @@ def answer(plan: Plan) -> None:
     """The decision, and what it costs and reaches."""
     best = plan.best
     st.header(f"${best.usd_per_hour:,.2f} per hour")
-    st.write(decision(plan.to_dict()))
-    for note in plan.notes:
-        if any(note.startswith(f"{host.device}: ") for host in best.hosts):
-            st.warning(note)
+    data = plan.to_dict()
+    st.write(decision(data))
+    st.write(confidence(data))
+    for line in cautions(data):
+        st.warning(plain(line))
     cells = st.columns(5)
     at_slo = best.ttft.slo_s or best.ttft.mean_s
     ttit = best.ttit_slo_s or best.ttit_mean_s
@@ -269,40 +279,31 @@ def answer(plan: Plan) -> None:
         strict=True,
     ):
         cell.metric(label, value)
-    st.dataframe(
-        [
-            {
-                "pool": pool.role,
-                "replicas": f"{pool.replicas} x {pool.devices_per_replica} {pool.device}",
-                "layout": pool.layout,
-                "batch": pool.batch,
-                "chunk": pool.chunk_tokens,
-                "held back by": ", ".join(pool.limits),
-            }
-            for pool in best.pools
-        ],
-        hide_index=True,
-    )
+    table(pools(data["best"]), "Pools")
+    if plan.notes:
+        st.subheader("What to know before buying")
+        st.markdown("\n".join(f"- {plain(note)}" for note in plan.notes))
+
+
+def table(shown: Tabulated, label: str) -> None:
+    """A table as text: a grid is drawn, so that it is cut where the page is narrow, and mute."""
+    st.html(STYLE + table_html(shown, label))
+
+
+STYLE = """<style>
+table { --edge: #88888855; --soft: color-mix(in srgb, currentColor 75%, transparent); }
+</style>"""
+
+
+def plain(text: str) -> str:
+    """Text that Markdown leaves as it is: two prices in a line are no formula."""
+    return text.replace("$", r"\$")
 
 
 def others(plan: Plan) -> None:
     """Other fleets, and why each lost."""
     st.subheader("Other fleets")
-    best = plan.to_dict()["best"]
-    st.dataframe(
-        [
-            {
-                "fleet": f"{fleet.kind}: " + fleet.hosts_text,
-                "USD per hour": fleet.usd_per_hour,
-                "TTFT ms": round(fleet.ttft.mean_s * 1e3),
-                "TTIT ms": round(fleet.ttit_mean_s * 1e3, 1),
-                "measured": f"{fleet.measured_share:.0%}",
-                "why it lost": why_lost(best, data),
-            }
-            for fleet, data in zip(plan.alternatives, plan.to_dict()["alternatives"], strict=True)
-        ],
-        hide_index=True,
-    )
+    table(other_fleets(plan.to_dict()), "Other fleets")
 
 
 def exports(query: Query, shown: View) -> None:

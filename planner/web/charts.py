@@ -27,8 +27,8 @@ KNOWLEDGE = ("measured", "extrapolated", "analytic")
 ONE = 0.8
 """Where a bar on a logarithmic axis begins, so that one is seen."""
 
-WIDE = 0.09
-"""Share of a timeline above which an operator has room for its name."""
+LETTER = 6
+"""Pixels of a letter: an operator of a timeline is named where its name has room."""
 
 CURRENT = "currentColor"
 FAINT = "#88888844"
@@ -37,8 +37,28 @@ FAINT = "#88888844"
 def on_page(chart: Any) -> dict[str, Any]:
     """An Altair chart as Vega-Lite, in the page's own colours, on its background."""
     spec: dict[str, Any] = chart.to_dict()
-    return {**spec, "background": "transparent", "config": ON_PAGE}
+    fit = {"type": "fit-x", "contains": "padding"}
+    room = {"width": "container", "autosize": fit} if "width" in spec else {}
+    return {**spec, **room, "background": "transparent", "config": ON_PAGE}
 
+
+def above() -> Any:
+    """An axis whose names lie above their bars, which so have all of a narrow page."""
+    import altair as alt
+
+    return alt.Axis(
+        labelAlign="left",
+        labelPadding=-2,
+        labelOffset=-11,
+        labelLimit=0,
+        labelFontSize=11,
+        ticks=False,
+        zindex=1,
+    )
+
+
+BELOW_NAME: dict[str, Any] = {"height": 14, "yOffset": 8}
+"""Of bars on such an axis."""
 
 TEXT = {"labelColor": CURRENT, "titleColor": CURRENT, "labelFontSize": 12, "titleFontSize": 12}
 ON_PAGE = {
@@ -50,6 +70,7 @@ ON_PAGE = {
         "tickColor": CURRENT,
         "gridColor": FAINT,
         "labelLimit": 240,
+        "labelSeparation": 4,
     },
     "legend": {**TEXT, "titleFontWeight": "normal", "orient": "top"},
     "header": TEXT,
@@ -120,7 +141,9 @@ def front_chart(
         line = alt.Chart(data([at])).encode(x="latency:Q")
         layers += [
             line.mark_rule(strokeDash=[4, 3], color=CURRENT),
-            line.mark_text(align="right", dx=-4, y=10, color=CURRENT).encode(text="text:N"),
+            line.mark_text(align="right", dx=-4, y="height", dy=-8, color=CURRENT).encode(
+                text="text:N"
+            ),
         ]
     if chosen is not None:
         star = alt.Chart(data([chosen])).mark_point(
@@ -193,6 +216,7 @@ def timeline_chart(layer: LayerTimeline) -> Any:
             "name": span.name.replace("_", " "),
             "start": span.start_s * 1e6,
             "end": span.end_s * 1e6,
+            "middle": (span.start_s + span.end_s) / 2 * 1e6,
             "us": span.seconds * 1e6,
             "bound": span.bound,
             "kind": span.kind,
@@ -201,13 +225,12 @@ def timeline_chart(layer: LayerTimeline) -> Any:
     ]
     order = {s: i for i, s in enumerate(STREAMS)}
     names = sorted({row["row"] for row in rows}, key=lambda row: (order[row.split()[0]], row))
-    named = [
-        {**row, "middle": (row["start"] + row["end"]) / 2}
-        for row in rows
-        if row["us"] > WIDE * layer.period_s * 1e6
-    ]
     bars = alt.Chart(data(rows)).mark_bar(stroke="white", strokeWidth=0.5)
-    text = alt.Chart(data(named)).mark_text(fontSize=10, color="white", limit=110)
+    text = alt.Chart(data(rows)).mark_text(fontSize=10)
+    end = max(span.end_s for span in layer.spans) * 1e6
+    room = f"datum.us / {end!r} * width > {LETTER} * length(datum.name)"
+    # Of the bounds' colours only that of computing is dark.
+    ink = alt.condition(alt.datum.bound == "compute", alt.value("white"), alt.value("black"))
     drawn = bars.encode(
         x=alt.X("start:Q", title="microseconds", scale=alt.Scale(nice=False)),
         x2="end:Q",
@@ -220,7 +243,13 @@ def timeline_chart(layer: LayerTimeline) -> Any:
             alt.Tooltip("kind:N", title="known by"),
         ],
     )
-    labels = text.encode(x="middle:Q", y=alt.Y("row:N", sort=names), text="name:N")
+    labels = text.encode(
+        x="middle:Q",
+        y=alt.Y("row:N", sort=names),
+        text="name:N",
+        color=ink,
+        opacity=alt.condition(room, alt.value(1), alt.value(0)),
+    )
     return (drawn + labels).properties(width="container", height=34 * len(names))
 
 
@@ -249,10 +278,10 @@ def memory_chart(pools: Sequence[Mapping[str, Any]]) -> Any:
     ]
     bars = (
         alt.Chart(data(rows))
-        .mark_bar()
+        .mark_bar(**BELOW_NAME)
         .encode(
             x=alt.X("gib:Q", title="GiB", stack="zero"),
-            y=alt.Y("pool:N", title=None, sort=names),
+            y=alt.Y("pool:N", title=None, sort=names, axis=above()),
             color=alt.Color(
                 "term:N", title=None, scale=colours([term.replace("_", " ") for term in terms])
             ),
@@ -262,7 +291,7 @@ def memory_chart(pools: Sequence[Mapping[str, Any]]) -> Any:
     )
     ticks = (
         alt.Chart(data(limits))
-        .mark_tick(thickness=3, size=36, color=CURRENT)
+        .mark_tick(thickness=3, size=22, yOffset=8, color=CURRENT)
         .encode(
             x="gib:Q",
             y=alt.Y("pool:N", sort=names),
@@ -280,12 +309,12 @@ def share_chart(rows: Rows, names: Sequence[str]) -> Any:
     pools = list(dict.fromkeys(row["pool"] for row in rows))
     return (
         alt.Chart(data(placed))
-        .mark_bar()
+        .mark_bar(**BELOW_NAME)
         .encode(
             x=alt.X(
                 "share:Q", title="share of the time", axis=alt.Axis(format="%"), stack="normalize"
             ),
-            y=alt.Y("pool:N", title=None, sort=pools),
+            y=alt.Y("pool:N", title=None, sort=pools, axis=above()),
             color=alt.Color("part:N", title=None, scale=colours(names)),
             order="place:Q",
             tooltip=["part:N", alt.Tooltip("share:Q", format=".1%")],
@@ -312,12 +341,12 @@ def price_chart(fleets: Sequence[Mapping[str, Any]]) -> Any:
     devices = list(dict.fromkeys(row["device"] for row in rows))
     return (
         alt.Chart(data(rows))
-        .mark_bar()
+        .mark_bar(**BELOW_NAME)
         .encode(
             x=alt.X("usd:Q", title="USD per hour", stack="zero"),
-            y=alt.Y("fleet:N", sort=names, title=None, axis=alt.Axis(labelLimit=360)),
+            y=alt.Y("fleet:N", sort=names, title=None, axis=above()),
             color=alt.Color("device:N", title=None, scale=colours(devices)),
             tooltip=["device:N", alt.Tooltip("usd:Q", title="USD per hour", format=",.2f")],
         )
-        .properties(width="container", height=26 * len(names))
+        .properties(width="container", height=38 * len(names))
     )

@@ -17,6 +17,7 @@ import yaml
 from perfmodel.database import PerfStore
 from perfmodel.documents import parse_yaml, validate
 from perfmodel.errors import ConfigError, InputError
+from perfmodel.hardware import device_names, load_device
 from planner.evaluated import FREE, Evaluated, Progress, evaluate
 from planner.fronts import front
 from planner.large_fleet import Against
@@ -119,6 +120,18 @@ def queries_in(folder: Path) -> dict[str, Path]:
         except (InputError, OSError, ValueError):
             continue
         found[path.stem.replace("_", " ")] = path
+    return found
+
+
+def devices_in(folder: Path) -> list[str]:
+    """Names of devices, shipped or of the folder: of its files those that read as devices."""
+    found = []
+    for name in device_names([folder]):
+        try:
+            load_device(name, [folder])
+        except InputError:
+            continue
+        found.append(name)
     return found
 
 

@@ -7,7 +7,7 @@ beside them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,21 @@ from planner.files import atomic_write
 from planner.web.charts import on_page
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """A table's headings and cells; the first cell of a row is its heading.
+
+    Attributes:
+        right: places of the columns of numbers.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    right: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,14 +41,13 @@ class Figure:
     Attributes:
         spec: Vega-Lite.
         caption: what it shows, in a sentence.
-        columns, rows: the same as a table, for those who cannot see or point at it.
+        table: the same as a table, for those who cannot see or point at it.
     """
 
     name: str
     spec: dict[str, Any]
     caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    table: Tabulated | None = None
 
 
 @dataclass
@@ -43,14 +56,6 @@ class Section:
 
     title: str = ""
     parts: list[str | Tabulated] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Tabulated:
-    """A table's headings and cells."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 class Recorder:
@@ -97,7 +102,8 @@ def _tabulated(table: Table) -> Tabulated:
 
     columns = tuple(plain(column.header) for column in table.columns)
     cells = [[plain(cell) for cell in column.cells] for column in table.columns]
-    return Tabulated(columns, tuple(zip(*cells, strict=True)))
+    right = tuple(i for i, column in enumerate(table.columns) if column.justify == "right")
+    return Tabulated(columns, tuple(zip(*cells, strict=True)), right)
 
 
 def write_page(
@@ -117,7 +123,7 @@ def write_page(
     show(recorder)
     headline = recorder.headline() or title
     figures = [
-        Figure(f"figure-{i}", on_page(chart), caption, (), ())
+        Figure(f"figure-{i}", on_page(chart), caption)
         for i, (caption, chart) in enumerate(charts.items())
     ]
     text = render(
@@ -126,30 +132,68 @@ def write_page(
         headline=headline,
         sections=[section for section in recorder.sections if section.parts],
         figures=figures,
-        specs={figure.name: figure.spec for figure in figures},
         files={},
     )
     atomic_write(path, text)
 
 
 def render(
-    template: str, *, specs: Mapping[str, Any], files: Mapping[str, str], **values: Any
+    template: str, *, figures: Sequence[Figure], files: Mapping[str, str], **values: Any
 ) -> str:
     """A page of a template.
 
     Args:
-        specs: Vega-Lite by the names of figures.
+        figures: all that the page shows; their captions are the charts' text for who cannot see.
         files: texts that can be saved from the page, by file name.
     """
+    specs = {figure.name: {**figure.spec, "description": figure.caption} for figure in figures}
+    text: str = (
+        _environment()
+        .get_template(template)
+        .render(
+            figures=figures,
+            specs=_script(specs),
+            files=_script(files),
+            library=_library(),
+            **values,
+        )
+    )
+    return text
+
+
+def table_html(table: Tabulated, label: str) -> str:
+    """A table with its style, for pages that are not ours.
+
+    Args:
+        label: what it is, for those who cannot see it.
+    """
+    environment = _environment()
+    style = environment.get_template("table.css").render()
+    macro: Any = environment.get_template("figure.html.j2").module
+    return f"<style>{style}</style>{macro.table(table, label)}"
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("planner.web"), autoescape=True, undefined=StrictUndefined
     )
-    text: str = environment.get_template(template).render(
-        specs=_script(specs), files=_script(files), library=_library(), **values
+    environment.filters["codes"] = _codes
+    return environment
+
+
+def _codes(text: str) -> Any:
+    """Text whose parts in backticks are code."""
+    from markupsafe import Markup, escape
+
+    parts = [escape(part) for part in text.split("`")]
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in enumerate(parts)
     )
-    return text
 
 
 def _script(data: Any) -> str:

@@ -25,8 +25,8 @@ from planner.plan import fleet_hosts_text
 from planner.query import Query, Target
 from planner.reopen import reopen
 from planner.report import mean_tokens
-from planner.web import charts
-from planner.web.pages import Figure, render
+from planner.web import charts, tables
+from planner.web.pages import Figure, Tabulated, render
 
 if TYPE_CHECKING:
     import polars as pl
@@ -106,7 +106,7 @@ def page(
     """The page's text; arguments as `write_report` has them."""
     plan = json.loads(json.dumps(plan))
     layers = _timelines(plan, source, search_path, store)
-    figures = {
+    groups = {
         "fronts": [_front(plan, rows, against) for against, rows in fronts.items()],
         "prices": [_prices(plan)],
         "timelines": [_timeline(title, layer) for title, layer in layers],
@@ -123,16 +123,15 @@ def page(
         plan=plan,
         best=plan["best"],
         decision=decision(plan),
+        confidence=confidence(plan),
         cautions=cautions(plan),
-        figures=figures,
-        specs={f.name: f.spec for group in figures.values() for f in group},
+        groups=groups,
+        figures=[figure for group in groups.values() for figure in group],
         query=query,
         files=files,
-        lost=[why_lost(plan["best"], other) for other in plan["alternatives"]],
-        targets=_targets(plan),
-        number=_number,
+        tables=tables,
+        number=tables.number,
         time=lambda seconds: format_time(seconds).replace(" ", "\u00a0"),
-        hosts=fleet_hosts_text,
     )
 
 
@@ -146,42 +145,18 @@ def decision(plan: Mapping[str, Any]) -> str:
 
     inputs, outputs = (mean_tokens(workload[f"{part}_tokens"]) for part in ("input", "output"))
     return (
-        f"{hosts}, {best['kind']}, serve {best['qps']:,.4g} requests/s of "
+        f"{hosts}, {best['kind']}: {best['qps']:,.4g} requests/s of "
         f"{inputs:,.0f} input and {outputs:,.0f} output tokens with {plan['model']['name']}."
     )
 
 
-def why_lost(best: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What another fleet has against it."""
-    dearer = other["usd_per_hour"] / best["usd_per_hour"] - 1.0
-    if other["qps"] < best["qps"] * (1 - 1e-9):
-        return f"serves {1 - other['qps'] / best['qps']:.1%} fewer requests/s"
-    if dearer > 5e-4:
-        return f"{dearer:.1%} dearer"
-    if other["capacity_qps"] < best["capacity_qps"]:
-        spare = best["capacity_qps"] / other["capacity_qps"] - 1.0
-        return f"same price; the plan has {spare:.0%} more capacity"
-    return "same price; fewer of its devices are in use"
-
-
-def _targets(plan: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Each target beside what the plan reaches, in the target's statistic."""
-    best, slo = plan["best"], plan["query"].get("slo", {})
-    reached = {
-        "ttft": best["ttft"]["slo_s"] or best["ttft"]["mean_s"],
-        "ttit": best["ttit_slo_s"] or best["ttit_mean_s"],
-        "e2e": best["e2e_mean_s"],
-    }
-    return [
-        {
-            "name": name.upper(),
-            "statistic": statistic,
-            "target": format_time(slo[name]["seconds"]),
-            "reached": format_time(reached[name]),
-            "share": f"{reached[name] / slo[name]['seconds']:.0%}",
-        }
-        for name, statistic in plan["statistics"].items()
-    ]
+def confidence(plan: Mapping[str, Any]) -> str:
+    """How sure the answer is, in a sentence."""
+    best, proven = plan["best"], "Proven" if plan["search"]["proven"] else "Not proven"
+    share = f"{tables.measured(best):.0%} of the time"
+    if len(best["pools"]) > 1:
+        share = f"at least {share} of each pool"
+    return f"{proven} to be the cheapest under the model; {share} rests on measured operators."
 
 
 def _timelines(
@@ -230,8 +205,10 @@ def _front(plan: Mapping[str, Any], rows: pl.DataFrame, against: Against) -> Fig
             "the other targets met. The cross is this plan: whole hosts, and room for waiting, "
             "put it below its front."
         ),
-        columns=("fleet", "devices", against.upper(), "req/s per USD/h", "prompts", "decode"),
-        rows=table,
+        table=Tabulated(
+            ("fleet", "devices", against.upper(), "req/s per USD/h", "prompts", "decode"),
+            table,
+        ),
     )
 
 
@@ -241,10 +218,12 @@ def _prices(plan: Mapping[str, Any]) -> Figure:
         name="prices",
         spec=charts.on_page(charts.price_chart(fleets)),
         caption="USD per hour of this plan (0) and of the other fleets, by device type.",
-        columns=("fleet", "USD per hour"),
-        rows=tuple(
-            (f"{i}. {f['kind']}: {fleet_hosts_text(f)}", f"{f['usd_per_hour']:,.2f}")
-            for i, f in enumerate(fleets)
+        table=Tabulated(
+            ("fleet", "USD per hour"),
+            tuple(
+                (f"{i}. {f['kind']}: {fleet_hosts_text(f)}", f"{f['usd_per_hour']:,.2f}")
+                for i, f in enumerate(fleets)
+            ),
         ),
     )
 
@@ -255,20 +234,22 @@ def _timeline(title: str, layer: LayerTimeline) -> Figure:
         name=name,
         spec=charts.on_page(charts.timeline_chart(layer)),
         caption=(
-            f"{title}: one of {layer.count} alike layers, {format_time(layer.period_s)} each, "
-            "on the streams of a device."
+            f"{title[0].upper()}{title[1:]}: one of {layer.count} alike layers, "
+            f"{format_time(layer.period_s)} each, on the streams of a device."
         ),
-        columns=("operator", "stream", "start", "time", "bound by", "known by"),
-        rows=tuple(
-            (
-                f"{span.name} {span.lane}".strip(),
-                span.stream,
-                format_time(span.start_s),
-                format_time(span.seconds),
-                span.bound,
-                span.kind,
-            )
-            for span in layer.spans
+        table=Tabulated(
+            ("operator", "stream", "start", "time", "bound by", "known by"),
+            tuple(
+                (
+                    f"{span.name} {span.lane}".strip(),
+                    span.stream,
+                    format_time(span.start_s),
+                    format_time(span.seconds),
+                    span.bound,
+                    span.kind,
+                )
+                for span in layer.spans
+            ),
         ),
     )
 
@@ -279,11 +260,13 @@ def _memory(plan: Mapping[str, Any]) -> Figure:
         name="memory",
         spec=charts.on_page(charts.memory_chart(pools)),
         caption="Memory of each pool's fullest device by term; the mark is what it has.",
-        columns=("pool", "term", "size"),
-        rows=tuple(
-            (pool["role"], term.replace("_", " "), format_bytes(size))
-            for pool in pools
-            for term, size in pool["memory_bytes"].items()
+        table=Tabulated(
+            ("pool", "term", "size"),
+            tuple(
+                (pool["role"], term.replace("_", " "), format_bytes(size))
+                for pool in pools
+                for term, size in pool["memory_bytes"].items()
+            ),
         ),
     )
 
@@ -299,8 +282,10 @@ def _knowledge(plan: Mapping[str, Any]) -> Figure:
         spec=charts.on_page(charts.share_chart(rows, charts.KNOWLEDGE)),
         caption="How the time of each pool's steps is known: read from measured tables, "
         "extrapolated beyond them, or by analytic models.",
-        columns=("pool", "known by", "share"),
-        rows=tuple((r["pool"], r["part"], f"{r['share']:.1%}") for r in rows),
+        table=Tabulated(
+            ("pool", "known by", "share"),
+            tuple((r["pool"], r["part"], f"{r['share']:.1%}") for r in rows),
+        ),
     )
 
 
@@ -310,19 +295,16 @@ def _funnel(plan: Mapping[str, Any]) -> Figure:
         name="funnel",
         spec=charts.on_page(charts.funnel_chart(funnels)),
         caption="Configurations that each constraint left, all devices together.",
-        columns=("role", "device", "precision", "left"),
-        rows=tuple(
-            (
-                f["role"],
-                f["device"],
-                f["precision"],
-                "; ".join(f"{name} {count:,}" for name, count in f["stages"]),
-            )
-            for f in funnels
+        table=Tabulated(
+            ("role", "device", "precision", "left"),
+            tuple(
+                (
+                    f["role"],
+                    f["device"],
+                    f["precision"],
+                    "; ".join(f"{name} {count:,}" for name, count in f["stages"]),
+                )
+                for f in funnels
+            ),
         ),
     )
-
-
-def _number(value: float) -> str:
-    """Three digits that count, and no exponent for what people count."""
-    return f"{float(f'{value:.3g}'):,.9g}"

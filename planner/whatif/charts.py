@@ -101,7 +101,7 @@ def grid_chart(grid: Grid) -> Any:
         layers.insert(0, base.mark_line())
     for place, dy in (("above", -9), ("below", 13)):
         text = base.mark_text(align="left", dx=6, dy=dy, fontSize=10)
-        layers.append(text.encode(text=f"{place}:N"))
+        layers.append(text.encode(text=f"{place}:N", color=alt.value("currentColor")))
     chart = alt.layer(*layers).properties(width=460, height=300)
     if len(others) > 1:
         third = others[1].name.replace(".", "_")
@@ -186,7 +186,7 @@ def _marked(point: dict[str, Any], x: str, y: str) -> list[Any]:
 
     base = alt.Chart(data([point])).encode(x=f"{x}:Q", y=f"{y}:Q")
     return [
-        base.mark_point(filled=True, color="black", size=80),
+        base.mark_point(filled=True, color="currentColor", size=80),
         base.mark_text(align="left", dx=8, dy=12, fontSize=11).encode(text="what:N"),
     ]
 
@@ -309,8 +309,8 @@ def tornado_chart(found: Tornado) -> Any:
         .encode(x=x, text="label:N")
         for side, align, dx in sides
     ]
-    rule = alt.Chart(data([{"usd": today}])).mark_rule(color="black").encode(x="usd:Q")
-    chart = alt.layer(bars, *moved, rule).properties(width=420)
+    rule = alt.Chart(data([{"usd": today}])).mark_rule(color="currentColor").encode(x="usd:Q")
+    chart = alt.layer(bars, *moved, rule).properties(width=420, height=20 * len(order))
     devices = " + ".join(found.devices)
     lost = [f"{s.what} {c.label}" for s, c in found.cases if c.best is None]
     note = [f"no fleet at all: {', '.join(lost)}"] if lost else []

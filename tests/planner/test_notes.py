@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from perfmodel.database import PerfStore
+from planner.notes import notes
 from planner.plan import Plan
+from planner.problem import resolve
+from planner.query import Query
 
 Solved = Callable[..., Plan]
 OWN: dict[str, Any] = {"name": "h100_sxm", "usd_per_device_hour": 3.0}
@@ -31,3 +38,16 @@ def test_a_default_price_is_held_against_the_list(solved: Solved) -> None:
     assert len(default) == 1
     assert default[0].startswith("h100_sxm at $10.00")
     assert not [note for note in solved(devices=[OWN]).notes if "list price" in note]
+
+
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [("attn:TP1DP4 ffn:TP2DP2 PP1", True), ("attn:TP2 ffn:TP2 PP2", False)],
+)
+def test_a_layout_without_flags_is_told(solved: Solved, layout: str, told: bool) -> None:
+    plan = solved()
+    pools = tuple(replace(pool, layout=layout) for pool in plan.best.pools)
+    problem = resolve(Query.model_validate(plan.query))
+    found = notes(problem, [replace(plan.best, pools=pools)], PerfStore())
+    said = f"has no flags for the layout {layout}: `planner solve --target trtllm`"
+    assert any(said in note for note in found) == told

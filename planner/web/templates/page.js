@@ -3,7 +3,9 @@
   const specs = JSON.parse(document.getElementById("specs").textContent);
   const files = JSON.parse(document.getElementById("files").textContent);
   const options = { renderer: "svg", actions: false };
+  const narrow = window.matchMedia("(max-width: 40rem)").matches;
   for (const [name, spec] of Object.entries(specs)) {
+    if (narrow) spec.config.legend.columns = 2;
     window.vegaEmbed("#" + CSS.escape(name), spec, options).catch(function (error) {
       console.error(name, error);
     });

@@ -25,6 +25,7 @@ from planner.solve import solve
 from planner.web.explore import (
     MOST_UPLOAD_BYTES,
     brought,
+    devices_in,
     queries_in,
     query_text,
     search,
@@ -89,6 +90,15 @@ def test_queries_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "notes.yaml").write_text("hello: there\n")
     (tmp_path / "broken.yaml").write_text("a: [\n")
     assert queries_in(tmp_path) == {"chat bot": tmp_path / "chat_bot.yaml"}
+
+
+def test_devices_of_a_folder_are_those_that_read_as_devices(tmp_path: Path) -> None:
+    (tmp_path / "chat_bot.yaml").write_text(yaml.safe_dump(SMALL))
+    (tmp_path / "broken.yaml").write_text("a: [\n")
+    (tmp_path / "my_h100.yaml").write_text("extends: h100_sxm\n")
+    found = devices_in(tmp_path)
+    assert {"my_h100", "h100_sxm", "l40s"} <= set(found)
+    assert not {"chat_bot", "broken"} & set(found)
 
 
 def test_a_query_is_saved_as_it_was_asked(tmp_path: Path) -> None:
@@ -176,6 +186,17 @@ def test_the_page_in_a_browser(served: str, tmp_path: Path) -> None:
         plan = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
         assert f"${plan['best']['usd_per_hour']:,.2f}" in before
         assert plan["query"]["slo"]["ttit"]["seconds"] == 0.2
+        # A price that nobody changed stays the list's, and so keeps its source.
+        assert all("usd_per_device_hour" not in device for device in plan["query"]["devices"])
+        assert plan["best"]["hosts"][0]["price_source"].startswith("on-demand")
+
+        page.set_viewport_size({"width": 390, "height": 844})
+        tables = page.locator("main table, section table")
+        assert tables.count() >= 2
+        for table in tables.all():
+            wide = "e => e.parentElement.scrollWidth - e.parentElement.clientWidth"
+            assert table.evaluate(wide) <= 1
+        page.set_viewport_size({"width": 1300, "height": 1000})
 
         bad = tmp_path / "bad.yaml"
         bad.write_text(yaml.safe_dump({**SMALL, "model": "/etc/passwd"}))

@@ -40,7 +40,8 @@ def query(tmp_path: Path) -> Path:
 
 
 def test_lines_headings_and_tables_are_recorded() -> None:
-    table = Table("name", "count")
+    table = Table("name")
+    table.add_column("count", justify="right")
     table.add_row("[b]one[/b]", Text("[2]"))
     recorder = Recorder()
     recorder.print(Text("The answer", style="bold green"))
@@ -51,13 +52,16 @@ def test_lines_headings_and_tables_are_recorded() -> None:
     first, second = recorder.sections
     assert (first.title, first.parts) == ("", ["and more"])
     assert second.title == "Details"
-    assert second.parts == ["below", Tabulated(("name", "count"), (("one", "[2]"),))]
+    assert second.parts == ["below", Tabulated(("name", "count"), (("one", "[2]"),), (1,))]
 
 
 def test_a_page_has_no_markup_of_its_content(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
-    write_page(path, "<b>title", lambda console: console.print("1 < 2"), {})
+    lines = ("1 < 2", "see `planner <solve>`", "an odd ` stays")
+    write_page(path, "<b>title", lambda console: console.print(*lines), {})
     text = path.read_text()
+    assert "see <code>planner &lt;solve&gt;</code>" in text
+    assert "an odd ` stays" in text
     assert "&lt;b&gt;title" in text
     assert "1 &lt; 2" in text
     assert "<b>title" not in text

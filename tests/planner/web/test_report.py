@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import shutil
@@ -16,7 +17,8 @@ from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from planner.query import Query
 from planner.solve import solve
-from planner.web.report import fronts_of, looser, page, why_lost
+from planner.web.report import confidence, fronts_of, looser, page
+from planner.web.tables import why_lost
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 STORE = PerfStore()
@@ -57,7 +59,7 @@ def test_it_says_what_the_plan_says(plan: dict[str, Any], text: str) -> None:
         assert pool["layout"] in text
     # An analytic device is among the answer's: the page says so first.
     assert 'class="caution">Caution: mi300x' in text
-    assert text.index("Caution: mi300x") < text.index("<main>")
+    assert text.index("Caution: mi300x") < text.index("<main ")
 
 
 def test_it_says_what_owned_devices_and_energy_cost(plan: dict[str, Any]) -> None:
@@ -101,6 +103,51 @@ def test_it_names_no_other_place(text: str) -> None:
     outside = re.sub(r"<script>.*?</script>", "", text, flags=re.S)
     outside = re.sub(r'<script type="application/json".*?</script>', "", outside, flags=re.S)
     assert not re.findall(r"https?://|src=|@import|url\(", outside)
+
+
+def test_price_decision_and_confidence_come_first(plan: dict[str, Any], text: str) -> None:
+    head = text[: text.index("<nav")]
+    best = plan["best"]
+    assert head.index("per hour</h1>") < head.index(f"${best['usd_per_year']:,.0f} per year")
+    assert "Proven to be the cheapest under the model" in head
+    assert f"{best['pools'][0]['time_by_kind'].get('measured', 0):.0%} of the time" in head
+    assert 'href="#sure"' in head
+    order = [text.index(f'<h2 id="{name}">') for name in ("targets", "sure", "fleet", "others")]
+    assert order == sorted(order)
+
+
+def test_confidence_of_a_sampled_pair_of_pools(plan: dict[str, Any]) -> None:
+    pool = plan["best"]["pools"][0]
+    shares = [{"measured": 0.25, "analytic": 0.75}, {"measured": 0.9, "analytic": 0.1}]
+    pools = [{**pool, "time_by_kind": share} for share in shares]
+    sampled = {"search": {**plan["search"], "proven": False}, "best": {"pools": pools}}
+    said = confidence(sampled)
+    assert said.startswith("Not proven")
+    assert "at least 25% of the time of each pool" in said
+
+
+def test_every_table_and_chart_can_be_heard(text: str) -> None:
+    tables = re.findall(r"<table.*?</table>", text.split("<script")[0], re.S)
+    assert len(tables) > 8
+    for table in tables:
+        assert 'th scope="col"' in table
+        rows = re.findall(r'<tr role="row">(<t.)', table)
+        assert all(first == "<th" for first in rows)
+    captions = dict(re.findall(r'<figcaption id="caption-(.*?)">(.*?)</figcaption>', text))
+    specs = within(text, "specs")
+    assert {name: html.unescape(said) for name, said in captions.items()} == {
+        name: spec["description"] for name, spec in specs.items()
+    }
+    levels = [int(level) for level in re.findall(r"<h([1-6])", text.split("<script")[0])]
+    assert levels[0] == 1
+    assert set(levels[1:]) == {2}
+
+
+def test_its_links_lead_somewhere(text: str) -> None:
+    shown = text.split("<script")[0]
+    ids = re.findall(r' id="(.*?)"', shown)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#(.*?)"', shown)) <= set(ids)
 
 
 def test_names_from_files_are_no_markup(plan: dict[str, Any]) -> None:
@@ -183,9 +230,54 @@ def test_hovering_shows_a_configuration(opened: Any) -> None:
     assert "attn:TP" in tip.inner_text()
 
 
+CUT = """() => [...document.querySelectorAll('.scroll, pre')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"""
+"""What is wider than its place."""
+
+
 def test_a_phone_shows_it_whole(opened: Any) -> None:
     opened.set_viewport_size({"width": 390, "height": 800})
+    opened.reload()
+    opened.wait_for_function("document.querySelectorAll('.chart svg').length >= 7")
+    for summary in opened.locator("summary").all()[:-1]:
+        summary.click()
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    assert opened.evaluate(CUT) == []
+
+
+def test_a_row_of_a_phones_table_names_its_columns(opened: Any) -> None:
+    opened.set_viewport_size({"width": 390, "height": 800})
+    name = "getComputedStyle(document.querySelector('.stacks td'), '::before').content"
+    assert opened.evaluate(name) == '"statistic"'
+
+
+def test_paper_is_as_wide_as_it(opened: Any) -> None:
+    opened.emulate_media(media="print")
+    opened.set_viewport_size({"width": 680, "height": 1000})
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 680
+    assert opened.evaluate(CUT) == []
+    kept = "['h2', 'tbody tr', 'figure'].map(n => getComputedStyle(document.querySelector(n)))"
+    assert opened.evaluate(f"(s => s.map(x => x.breakAfter + x.breakInside))({kept})") == [
+        "avoidauto",
+        "avoidavoid",
+        "autoavoid",
+    ]
+
+
+def test_names_of_operators_stay_within_their_bars(opened: Any) -> None:
+    opened.set_viewport_size({"width": 390, "height": 800})
+    opened.reload()
+    opened.wait_for_function("document.querySelectorAll('.chart svg').length >= 7")
+    found = opened.evaluate("""() => {
+        const bars = e => [...e.querySelectorAll('.mark-rect.layer_0_marks path')];
+        const names = e => [...e.querySelectorAll('.mark-text.layer_1_marks text')];
+        const width = e => e.getBoundingClientRect().width;
+        return [...document.querySelectorAll('[id^=timeline]')].flatMap(e => bars(e).map(
+            (bar, i) => [names(e)[i].getAttribute('opacity'), width(names(e)[i]), width(bar)]));
+    }""")
+    assert len(found) > 5
+    assert {opacity for opacity, _, _ in found} == {"0", "1"}
+    assert all(name <= bar for opacity, name, bar in found if opacity == "1")
 
 
 def test_dark_and_print_have_colours_of_their_own(opened: Any) -> None:
@@ -207,7 +299,7 @@ def test_dark_and_print_have_colours_of_their_own(opened: Any) -> None:
 
 def test_it_is_used_by_keyboard(opened: Any) -> None:
     opened.keyboard.press("Tab")
-    assert opened.evaluate("document.activeElement.textContent") == "Skip to the decision"
+    assert opened.evaluate("document.activeElement.textContent") == "Skip to the text"
     summary = opened.locator("summary").first
     summary.focus()
     opened.keyboard.press("Enter")
