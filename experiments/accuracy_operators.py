@@ -180,7 +180,8 @@ class _Reduced(PerfStore):
         frame = super().table(device, engine, family)
         if frame is None or family != self._key[2] or self._nowhere is None:
             return frame
-        points = self._nowhere.columns
+        # A label that `prepare` adds is implied by the table's own columns.
+        points = [name for name in self._nowhere.columns if name in frame.columns]
         return frame.join(self._nowhere, on=points, how="anti", maintain_order="left")
 
 
