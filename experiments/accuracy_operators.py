@@ -71,7 +71,13 @@ BARS = {ROWS: _BAR, FOLDS: _BAR, NOWHERE: _BAR, SHAPES: (0.08, float("inf"))}
 
 
 class _TimedGemm(Gemm):
-    """Linear layers as they were timed: a dynamic format keeps its quantization."""
+    """Linear layers as they were timed: a dynamic format keeps its quantization, a launch is one.
+
+    An engine's own table comes first even where it timed launches: it is what is predicted.
+    """
+
+    def engines_for(self, categories: Mapping[str, str]) -> tuple[str, ...]:
+        return self.table_engines
 
     def _select(self, frame: pl.DataFrame, categories: Mapping[str, str]) -> pl.DataFrame:
         return OperatorModel._select(self, frame, categories)
@@ -174,7 +180,8 @@ class _Reduced(PerfStore):
         frame = super().table(device, engine, family)
         if frame is None or family != self._key[2] or self._nowhere is None:
             return frame
-        points = self._nowhere.columns
+        # A label that `prepare` adds is implied by the table's own columns.
+        points = [name for name in self._nowhere.columns if name in frame.columns]
         return frame.join(self._nowhere, on=points, how="anti", maintain_order="left")
 
 

@@ -1,9 +1,10 @@
 """How far measured tables disagree with themselves: a bound on what any prediction of them can do.
 
 Some things were timed twice: bf16 products under each engine, which all call a library's kernel
-for them, and copies between devices of the same bytes in two number formats. What two timings
-of one thing differ by, level apart, is neither shape nor engine. Two equally noisy timings
-differ by sqrt(2) times what each is off by.
+for them, copies between devices of the same bytes in two number formats, and all-reduces that
+take as long under two engines, for one took the other's kernel. What two timings of one thing
+differ by, level apart, is neither shape nor engine. Two equally noisy timings differ by sqrt(2)
+times what each is off by.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ PRODUCTS = {"gemm": ("m", "n", "k"), "mla_bmm": ("stage", "heads", "tokens")}
 
 COPIES = ("all_gather", "alltoall")
 """Collectives that move bytes without regard to their format."""
+
+GROUP = ("devices", "message_bytes")
+"""What says all of a collective's shape."""
 
 
 @dataclass(frozen=True)
@@ -55,26 +59,42 @@ def repeats(store: PerfStore, device: str) -> Iterator[Repeat]:
         for engine in ENGINES:
             frame = store.table(device, engine, family)
             if frame is not None:
-                timed[engine] = frame.filter(pl.col("dtype") == "bf16").select(
-                    *shape, pl.col("time_s").cast(pl.Float64).log().alias(engine)
-                )
+                timed[engine] = _logs(frame, shape, engine)
         for a, b in combinations(timed, 2):
             both = timed[a].join(timed[b], on=shape)
             apart = _level_apart(both, pl.col(a) - pl.col(b), shape)
             yield _repeat(device, family, a, b, apart / np.sqrt(2.0))
         if len(timed) == 3:
             yield from _against_two(device, family, timed, shape)
+    yield from _same_all_reduces(store, device)
     frame = store.table(device, "nccl", "collective")
     if frame is None:
         return
-    at = ("devices", "message_bytes")
     for operation in COPIES:
         rows = frame.filter(pl.col("operation") == operation)
         rows = rows.with_columns(pl.col("time_s").cast(pl.Float64).log())
         a, b = (rows.filter(pl.col("dtype") == dtype) for dtype in ("bf16", "int8"))
-        both = a.join(b, on=at, suffix="_b")
+        both = a.join(b, on=GROUP, suffix="_b")
         apart = (both["time_s"] - both["time_s_b"]).to_numpy() / np.sqrt(2.0)
         yield _repeat(device, "collective", f"{operation} bf16", f"{operation} int8", apart)
+
+
+def _same_all_reduces(store: PerfStore, device: str) -> Iterator[Repeat]:
+    """Those of two engines that agree at the median."""
+    frames = {engine: store.table(device, engine, "all_reduce") for engine in ENGINES}
+    timed = {e: _logs(frame, GROUP, e) for e, frame in frames.items() if frame is not None}
+    for a, b in combinations(timed, 2):
+        both = timed[a].join(timed[b], on=GROUP)
+        difference = pl.col(a) - pl.col(b)
+        if np.median(np.abs(both.select(difference).to_series().to_numpy())) < AGREE:
+            apart = _level_apart(both, difference, GROUP[:1])
+            yield _repeat(device, "all_reduce", a, b, apart / np.sqrt(2.0))
+
+
+def _logs(frame: pl.DataFrame, shape: tuple[str, ...], name: str) -> pl.DataFrame:
+    """Logarithms of the bf16 rows' times, so named, by shape."""
+    time = pl.col("time_s").cast(pl.Float64).log().alias(name)
+    return frame.filter(pl.col("dtype") == "bf16").select(*shape, time)
 
 
 def _against_two(

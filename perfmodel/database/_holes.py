@@ -9,7 +9,9 @@ offered by several predictors that see only what is around it:
 - a line plus what rows on both sides of the hole, along another axis, deviate from theirs
   (a Coons patch: it carries a jump at one size over from neighbouring shapes);
 - a line plus what a similar slice, read where it does the same work, or the same slice in
-  another number format, under another engine or on a like device deviates from its own.
+  another number format, under another engine or on a like device deviates from its own;
+- what that slice took there, at its usual distance from this one nearby: no measurement beside
+  the hole, which may be disturbed, is trusted alone.
 
 Each offer is first tried on the known points of the table. How far it misses them near the
 hole decides how much it counts, and the weighted median of the offers fills the hole: it
@@ -23,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +39,9 @@ SHARPNESS = 4.0
 
 NEAR = 2.0
 """Offers are tried on points within about this many grid steps of the hole."""
+
+AROUND = 4
+"""A usual distance is that of up to this many cells on each side along every axis."""
 
 PRIOR = 10.0
 """What an offer missed elsewhere in its slice, and in the table, counts as this many points."""
@@ -213,6 +218,7 @@ def _between(grid: FloatArray, slices: IndexArray, around: Surroundings) -> Offe
     for other in (*kin.each(grid, axes), *(relative[slices] for relative in around.relatives)):
         # Held against its own line over the same cells: a hole here must be one there.
         offers += [line + other - side.line(other) for side, line in zip(sides, lines, strict=True)]
+        offers.append(other + _usual(own - other))
     return offers
 
 
@@ -249,6 +255,21 @@ def _best(grid: FloatArray, holes: BoolArray, offers: Offers) -> FloatArray:
         values.append(np.where(np.isnan(value), np.inf, value))
         weights.append(np.where(np.isnan(value), 0.0, error**-SHARPNESS))
     return _weighted_median(np.stack(values), np.stack(weights))
+
+
+def _usual(difference: FloatArray) -> FloatArray:
+    """Median of the cells around each along the axes, itself excluded; NaN where none is known."""
+    around = []
+    for d, way in product(range(1, difference.ndim), (1, -1)):
+        moved = difference
+        for _ in range(AROUND):
+            moved = _moved(moved, d, way)
+            around.append(moved)
+    ordered = np.sort(np.stack(around), axis=0)  # NaN last
+    last = (~np.isnan(ordered)).sum(axis=0)[None] - 1  # of those known; none: the last, NaN
+    low, high = (np.take_along_axis(ordered, at, axis=0)[0] for at in (last // 2, (last + 1) // 2))
+    result: FloatArray = (low + high) / 2.0
+    return result
 
 
 def _missed(error: FloatArray, tried: BoolArray) -> FloatArray:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from perfmodel.database.grid import Rows
 from perfmodel.engine import ENGINES, PYTORCH
 from perfmodel.hardware import Device, Link
 from perfmodel.operators.algorithms import ALGORITHMS, Level, fastest
@@ -78,6 +79,13 @@ class AllReduce(OperatorModel):
         level = _inside(self.device, shape["devices"])
         return fastest(ALGORITHMS["all_reduce"], [level], shape["message_bytes"])
 
+    def _others(self, engine: str, categories: Mapping[str, str]) -> list[Rows]:
+        """And NCCL's, which engines call where their own kernels don't reach."""
+        nccl = NcclCollective(self.device, self.engine, self.store)
+        found = nccl.source({"operation": "all_reduce", **categories})
+        beside = [] if found is None else [self._ratios(found[2], categories)[0]]
+        return [*super()._others(engine, categories), *beside]
+
 
 class NcclCollective(OperatorModel):
     """NCCL's collectives inside the fast domain; category `operation`.
@@ -89,6 +97,7 @@ class NcclCollective(OperatorModel):
     family: ClassVar[str] = "collective"
     axes: ClassVar[tuple[str, ...]] = ("message_bytes",)
     slices: ClassVar[Mapping[str, float]] = {"devices": 1.0}
+    relatives: ClassVar[int] = 4  # the other format, and the three other operations
 
     @property
     def table_engine(self) -> str:

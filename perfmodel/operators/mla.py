@@ -86,8 +86,7 @@ class MlaAbsorb(_Mla):
     """
 
     family: ClassVar[str] = "mla_bmm"
-    axes: ClassVar[tuple[str, ...]] = ("tokens",)
-    slices: ClassVar[Mapping[str, float]] = {"heads": 1.0}
+    axes: ClassVar[tuple[str, ...]] = ("heads", "tokens")
 
     def roofline(self, categories: Mapping[str, str], shape: Mapping[str, Any]) -> Roofline:
         """One `[tokens, 128] x [128, 512]` product per head."""

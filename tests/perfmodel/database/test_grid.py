@@ -195,6 +195,21 @@ def test_relatives_say_how_a_slice_goes_on_past_its_end() -> None:
         assert not inside[0]
 
 
+def test_beside_a_disturbed_measurement_a_relative_keeps_its_usual_distance() -> None:
+    i, x = np.arange(16), 2.0 ** np.arange(16.0)
+    steps = 1.0 + 0.2 * (i * 5 % 7 > 2)
+    disturbed = np.where(i == 6, 1.8, 1.0) * steps
+    kept = i != 7
+    keys = np.append(np.ones(15), 9.0)[:, None]  # another slice keeps the hole on the grid
+    own = Rows(keys, np.append(x[kept], x[7])[:, None], np.append(disturbed[kept], 1.0))
+    other = Rows(np.ones((16, 1)), x[:, None], 3.0 * steps)
+    built = RatioTable.build(own, [1.0], relatives=[other])
+    # The line through the disturbed one, with the other's step on it, would lie at 1.8**0.5.
+    ratio, inside = built.lookup(np.array([0]), [x[7:8]])
+    assert ratio[0] == pytest.approx(steps[7], rel=0.02)
+    assert inside[0]
+
+
 def test_other_tables_are_asked_where_holes_are_many() -> None:
     x = 2.0 ** np.arange(100.0)
     asked = []

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 from perfmodel.database import PerfStore
+from perfmodel.engine import ENGINES
 from perfmodel.hardware import load_device
 from perfmodel.operators import Kind, Operators
 from perfmodel.operators.base import OperatorModel
@@ -272,17 +273,17 @@ def test_without_any_table_it_is_analytic() -> None:
 
 
 class _WithHoles(PerfStore):
-    """The shipped tables, of one of which every third row is missing."""
+    """The shipped tables of some engines, and one of which every third row is missing."""
 
-    def __init__(self, key: tuple[str, str, str], *, alone: bool) -> None:
+    def __init__(self, key: tuple[str, str, str], others: tuple[str, ...]) -> None:
         super().__init__()
-        self._key, self._alone = key, alone
+        self._key, self._others = key, others
 
     def table(self, device: str, engine: str, family: str) -> pl.DataFrame | None:
         key = (device, engine, family)
         if key == self._key:
             return self.whole().gather_every(3).vstack(self.whole().gather_every(3, 1))
-        return None if self._alone else super().table(*key)
+        return super().table(*key) if engine in self._others else None
 
     def whole(self) -> pl.DataFrame:
         frame = super().table(*self._key)
@@ -290,13 +291,22 @@ class _WithHoles(PerfStore):
         return frame
 
 
-@pytest.mark.parametrize("device", ["b300_sxm", "h200_sxm", "l40s"])  # with and without its like
-def test_tables_of_other_engines_and_like_devices_show_what_is_in_a_hole(device: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "engine", "others"),
+    [
+        *((device, "sglang", ENGINES) for device in ("b300_sxm", "h200_sxm", "l40s")),
+        # There TensorRT-LLM calls NCCL.
+        ("l40s", "trtllm", ("nccl",)),
+    ],
+)
+def test_tables_of_other_engines_and_like_devices_show_what_is_in_a_hole(
+    device: str, engine: str, others: tuple[str, ...]
+) -> None:
     errors = []
-    for alone in (True, False):
-        store = _WithHoles((device, "sglang", "all_reduce"), alone=alone)
+    for seen in ((), others):
+        store = _WithHoles((device, engine, "all_reduce"), seen)
         missing = store.whole().gather_every(3, 2)
-        model = AllReduce(load_device(device), "sglang", store)
+        model = AllReduce(load_device(device), engine, store)
         shape = {n: missing[n].to_numpy()[:, None] for n in ("devices", "message_bytes")}
         predicted = model.time({"dtype": "bf16"}, shape).seconds[:, 0]
         errors.append(np.abs(np.log(predicted / missing["time_s"].to_numpy())).mean())
