@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from perfmodel.architecture import ModelArchitecture
-from perfmodel.errors import ConfigError, InputError
+from perfmodel.errors import InputError
 from perfmodel.expert_load import ExpertLoad
 from perfmodel.layout import DEGREES, Layouts, format_layout, parse_layout
 from perfmodel.model_shapes import QUANTIZATION_GROUP
