@@ -11,7 +11,7 @@ from planner.estimator_error import token_error
 from planner.plan import FleetPlan
 from planner.prices import RELATIVE, listed_prices
 from planner.problem import Offer, Problem
-from spaces.expressible import expressible
+from spaces.expressible import Place, Traits, expressible
 
 TTIT_LIMIT = "TTIT target"
 """How a pool's limits name that a larger batch would miss the target."""
@@ -97,11 +97,24 @@ def _margin(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> l
 
 def _inexpressible(problem: Problem, fleet: FleetPlan) -> list[str]:
     """Layouts that the engine has no flags for: cheapest, but nothing that can be started."""
-    engine, is_moe = problem.engine, problem.model.is_moe
+    engine, model = problem.engine, Traits.of(problem.model)
+    devices = {offer.device.name: offer.device for offer in problem.offers}
+    parsed = {pool.role: parse_layout(pool.layout) for pool in fleet.pools}
+    decode_tp = int(parsed["decode"].tp_a[0]) if "decode" in parsed else 1
     layouts = dict.fromkeys(
         pool.layout
         for pool in fleet.pools
-        if not expressible(engine.name, is_moe, pool.role).of(parse_layout(pool.layout))[0]
+        if not expressible(
+            engine.name,
+            model,
+            Place(
+                pool.role,
+                devices[pool.device],
+                pool.precision["kv"],
+                pool.draft_tokens > 0,
+                decode_tp,
+            ),
+        ).of(parsed[pool.role])[0]
     )
     if not layouts:
         return []
