@@ -21,8 +21,9 @@ from perfmodel.precision import ACTIVATION_BYTES, Precision
 from perfmodel.queueing import mean_wait_s
 from perfmodel.work import StepWork
 from planner.candidates import Candidates
+from planner.choice import KINDS, Choice, make_choice, preference
 from planner.encoder_pool import EncoderPool
-from planner.pairing import KINDS, Choice, cheapest_fleets, make_choice, preference
+from planner.pairing import cheapest_fleets
 from planner.problem import Offer, Problem, image_load
 from planner.sizing import ADMISSION_SHARE
 from planner.sweep import Space

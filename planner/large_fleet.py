@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from perfmodel.kv_transfer import receiver_columns
 from planner.candidates import Candidates
+from planner.choice import KINDS, TIE, price_to_compare
 from planner.dominance import nondominated
 from planner.evaluated import Evaluated
-from planner.pairing import KINDS, TIE, price_to_compare
 from planner.sweep import Space
 from planner.transfer import cache_splits, receiving_s, sending_s, transfer_s
 
