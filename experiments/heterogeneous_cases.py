@@ -9,10 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from perfmodel.documents import read_yaml
 from planner.evaluated import Evaluated
 from planner.fronts import configurations
-from planner.prices import PRICES
+from planner.prices import listed_prices
 from planner.query import Query
 
 Rates = Mapping[str, tuple[float, float]]
@@ -105,10 +104,11 @@ def cases_of(service: Service, found: Evaluated) -> list[Case]:
 def price_lists() -> dict[str, dict[str, float]]:
     """On-demand prices by provider with at least three of the devices, and the lowest of all."""
     lists: dict[str, dict[str, float]] = defaultdict(dict)
-    for entry in read_yaml(PRICES).data["prices"]:
-        name, usd = entry["device"], entry["usd_per_device_hour"]
-        if name in DEVICES and entry["kind"] == "on-demand":
-            lists[entry["provider"]][name] = usd
-            lowest = lists["lowest of any"]
-            lowest[name] = min(usd, lowest.get(name, usd))
+    for name in DEVICES:
+        for entry in listed_prices()[name]:
+            if entry["kind"] == "on-demand":
+                usd = entry["usd_per_device_hour"]
+                lists[entry["provider"]][name] = usd
+                lowest = lists["lowest of any"]
+                lowest[name] = min(usd, lowest.get(name, usd))
     return {name: usd for name, usd in lists.items() if len(usd) >= 3}

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from heterogeneous_cases import Rates
 
-from planner.mixture import cheapest_mixture, even_price_ratio, pairing_saving
+from planner.mixture import cheapest_mixture, pairing_saving
+from planner.whatif.pairing import Costs
 
 SAVED = (0.15, 0.25)
 """The claim."""
@@ -45,11 +46,13 @@ def curve(rates: Rates, first: str, second: str) -> Curve | None:
     p, d = np.array([rates[first], rates[second]]).T
     if (p == 0).any() or (d == 0).any():
         return None
-    even = even_price_ratio(p, d)
-    ratios = np.append(RATIOS, even)
-    usd = np.stack([np.ones_like(ratios), ratios], axis=1)
-    *saving, most = pairing_saving(usd / p, usd / d)
-    return Curve(first, second, np.array(saving), float(most), even)
+    p, d = 1.0 / p, 1.0 / d
+    alone = p + d
+    pairs = ((p[0], d[1], f"{first} to {second}"), (d[0], p[1], f"{second} to {first}"))
+    costs = Costs(alone[0], alone[1], pairs)
+    best = costs.best_ratio
+    assert best is not None, "both serve alone"
+    return Curve(first, second, costs.saving(1.0 / RATIOS), float(costs.saving(best)), 1.0 / best)
 
 
 def curves(rates: Rates) -> list[Curve]:

@@ -30,10 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from perfmodel.database import PerfStore
-from perfmodel.documents import read_yaml
 from planner.candidates import Funnel
 from planner.melange import Mix, alone_usd_per_hour, cheapest_mix, read_melange
-from planner.prices import PRICES
+from planner.prices import listed_prices
 from planner.problem import resolve
 from planner.query import Query
 from planner.sweep import Space
@@ -106,11 +105,11 @@ def throughputs(setting: Setting, store: PerfStore) -> dict[str, FloatArray]:
 
 def list_prices() -> dict[str, list[float]]:
     """On-demand USD per device-hour by device, of all providers listed."""
-    prices: dict[str, list[float]] = {name: [] for name in DEVICES}
-    for entry in read_yaml(PRICES).data["prices"]:
-        if entry["device"] in prices and entry["kind"] == "on-demand":
-            prices[entry["device"]].append(entry["usd_per_device_hour"])
-    return prices
+    listed = listed_prices()
+    return {
+        name: [e["usd_per_device_hour"] for e in listed[name] if e["kind"] == "on-demand"]
+        for name in DEVICES
+    }
 
 
 def level_prices(tables: dict[str, FloatArray], rng: np.random.Generator) -> dict[str, float]:

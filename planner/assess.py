@@ -13,14 +13,14 @@ from planner import sizing
 from planner.candidates import Candidates, Role
 from planner.encoder_pool import EncoderPool
 from planner.energy import energy_plan
+from planner.large_fleet import LargeFleet
 from planner.pairing import Choice, Pool
 from planner.plan import EncoderPlan, FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan
 from planner.prefix import prefix_plan
 from planner.problem import Offer, Problem
-from planner.rates import usd_per_hour_per_qps
 from planner.sweep import Space
 from planner.tco import HOURS_PER_YEAR
-from planner.transfer import link_utilization, moved
+from planner.transfer import link_utilization, moved, receiving_s, sending_s
 
 
 def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
@@ -68,7 +68,7 @@ def assess(space: Space, choice: Choice, qps: float) -> FleetPlan:
         usd_per_million_input_tokens=input_usd / (requests_per_hour * tokens_in) * 1e6,
         usd_per_million_output_tokens=output_usd / (requests_per_hour * tokens_out) * 1e6,
         usd_per_thousand_requests=price / requests_per_hour * 1e3,
-        usd_per_hour_per_qps_at_scale=_at_scale(choice),
+        usd_per_hour_per_qps_at_scale=_at_scale(problem, choice),
         usd_per_year=price * HOURS_PER_YEAR,
         energy=energy_plan(choice, pools, qps, problem.traffic),
         encoder=_encoder_plan(encoder, qps) if encoder else None,
@@ -127,17 +127,15 @@ def _ttit_at_load(space: Space, pool: Pool, qps: float) -> float:
     return float(ttit[int(enough.argmax())] if enough.any() else ttit[-1])
 
 
-def _at_scale(choice: Choice) -> float:
+def _at_scale(problem: Problem, choice: Choice) -> float:
     """USD per hour of each request/s, every replica fully loaded and no device idle."""
-    rates = [
-        (pool.world * pool.offer.usd_per_device_hour, pool.qps / pool.replicas)
-        for pool in choice.pools
-    ]
+    pools = tuple(pool.one for pool in choice.pools)
+    link_s: tuple[float, ...] = (0.0,)
+    if len(pools) == 2:
+        link_s = (float(sending_s(problem, *pools)[0, 0]), float(receiving_s(problem, pools[1])[0]))
     encoder = choice.encoder
     beside = encoder.offer.usd_per_device_hour / encoder.qps_each if encoder else 0.0
-    if len(rates) == 1:
-        return rates[0][0] / rates[0][1] + beside
-    return float(usd_per_hour_per_qps(*rates[0], *rates[1])) + beside
+    return LargeFleet(pools, link_s, delay_s=0.0).usd_per_hour_per_qps + beside
 
 
 def _split(choice: Choice, pools: tuple[PoolPlan, ...], price: float) -> tuple[float, float]:

@@ -21,8 +21,9 @@ from perfmodel.precision import ACTIVATION_BYTES, Precision
 from perfmodel.queueing import mean_wait_s
 from perfmodel.work import StepWork
 from planner.candidates import Candidates
+from planner.choice import KINDS, Choice, make_choice, preference
 from planner.encoder_pool import EncoderPool
-from planner.pairing import KINDS, Choice, cheapest_fleets, make_choice
+from planner.pairing import cheapest_fleets
 from planner.problem import Offer, Problem, image_load
 from planner.sizing import ADMISSION_SHARE
 from planner.sweep import Space
@@ -167,9 +168,10 @@ def fleets_with_encoder(
                 whole = make_choice(choice.pools, choice.transfer_s, pool)
                 if whole is None:
                     continue
+                whole = replace(whole, margin=choice.margin)
                 names = (choice.kind, *(p.offer.device.name for p in choice.pools))
                 known = cheapest.get(names)
-                if known is None or whole.usd_per_hour < known.usd_per_hour:
+                if known is None or preference(whole) < preference(known):
                     cheapest[names] = whole
     return list(cheapest.values())
 

@@ -31,14 +31,15 @@ if TYPE_CHECKING:
 def configurations(evaluated: Evaluated) -> pl.DataFrame:
     """Every feasible configuration of every role, device and precision, one row each.
 
-    Columns: `role`, `device`, `precision`, the degrees of the layout, `batch`, `chunk`, `drafts`,
-    `devices` of a replica, `slots` (sequences in flight), `qps` of a replica, `qps_per_device`,
-    `usd_per_hour_per_qps`, `ttft_s` (mean, of the steps alone), `ttit_s` (mean, every slot taken).
+    Columns: `role`, `prefix_tier` (where cached prefixes lie), `device`, `precision`, the degrees
+    of the layout, `batch`, `chunk`, `drafts`, `devices` of a replica, `slots` (sequences in
+    flight), `qps` of a replica, `qps_per_device`, `usd_per_hour_per_qps`, `ttft_s` (mean, of the
+    steps alone), `ttit_s` (mean, every slot taken). What links carry between pools is not counted.
     """
     import polars as pl
 
     frames = []
-    for found in (one for _, block in found_by_tier(evaluated) for one in block):
+    for space, found in ((s, one) for s, block in found_by_tier(evaluated) for one in block):
         layouts = found.layouts[found.layout]
         columns = {name: getattr(layouts, name) for name in DEGREES}
         columns |= {
@@ -55,6 +56,7 @@ def configurations(evaluated: Evaluated) -> pl.DataFrame:
         }
         named = {
             "role": found.role,
+            "prefix_tier": space.problem.traffic.prefix_tier,
             "device": found.offer.device.name,
             "precision": str(found.precision),
         }
@@ -140,7 +142,7 @@ _SCHEMA = tuple(
 def _row(fleet: LargeFleet) -> dict[str, Any]:
     """As `front` returns it."""
     first, last = fleet.pools[0], fleet.pools[-1]
-    devices = [float(pool.world[0] / pool.qps[0]) for pool in fleet.pools]
+    devices = fleet.devices_per_qps
     share = devices[0] / sum(devices)
     return {
         "kind": fleet.kind,

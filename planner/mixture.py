@@ -42,20 +42,6 @@ def pairing_saving(prefill_usd: ArrayLike, decode_usd: ArrayLike) -> FloatArray:
     return np.asarray(np.where(np.isinf(single) & np.isfinite(mixed), 1.0, saving))
 
 
-def even_price_ratio(prefill_qps: ArrayLike, decode_qps: ArrayLike) -> float:
-    """Price of the second device over the first's at which either alone costs the same.
-
-    There a pairing of the two saves most: on either side of it the cheaper single type's price
-    falls faster, or rises more slowly, than a pair's, which holds both.
-
-    Args:
-        prefill_qps, decode_qps: of the two devices, requests/s of each in one phase, (2,).
-    """
-    p, d = np.asarray(prefill_qps, dtype=float), np.asarray(decode_qps, dtype=float)
-    first, second = 1.0 / p + 1.0 / d
-    return float(first / second)
-
-
 @dataclass(frozen=True)
 class Mixture:
     """Devices by type (D,), fractional.

@@ -2,13 +2,14 @@
 
 `Choice` names one fleet: a continuous pool, or a prefill and a decode pool. For every
 device (continuous) and every pair of devices (disaggregated) the cheapest choice is
-found; the winner is the cheapest of them, and the others are the runners-up.
+found; the winner is the cheapest of them, and the others are the runners-up. Among
+fleets of one price the one that stays furthest within the targets is taken (`planner.margin`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -17,10 +18,21 @@ from numpy.typing import NDArray
 from perfmodel.kv_transfer import receiver_columns
 from planner import sizing
 from planner.candidates import Candidates
+from planner.choice import (
+    KINDS,
+    TIE,
+    Choice,
+    Pool,
+    make_choice,
+    pair_usd_per_hour,
+    pool_usd_per_hour,
+    preference,
+    rank,
+    unbeaten,
+)
 from planner.dominance import nondominated, reduce_decode
-from planner.encoder_pool import EncoderPool
-from planner.fleet import hosts_needed, pool_hosts
-from planner.problem import Offer, Problem
+from planner.margin import margins, preferred
+from planner.problem import Problem
 from planner.transfer import (
     least_sender_replicas,
     receiver_replicas,
@@ -38,112 +50,6 @@ DECODE_COUNTS = 64
 """Replica counts of a decode pool that are tried, from capacity alone to prompt admission."""
 
 
-@dataclass(frozen=True)
-class Pool:
-    """One candidate, taken `replicas` times."""
-
-    candidates: Candidates
-    index: int
-    replicas: int
-
-    @property
-    def offer(self) -> Offer:
-        """The device it runs on."""
-        return self.candidates.offer
-
-    @property
-    def one(self) -> Candidates:
-        """The candidate alone, arrays of length 1."""
-        return self.candidates.take(np.array([self.index]))
-
-    @property
-    def world(self) -> int:
-        """Devices of one replica."""
-        return int(self.candidates.world[self.index])
-
-    @property
-    def qps(self) -> float:
-        """Capacity of all replicas, requests/s."""
-        return float(self.candidates.qps[self.index]) * self.replicas
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A fleet: its pools, hosts by device, and price.
-
-    Attributes:
-        encoder: the pool that encodes images, if they have one of their own.
-    """
-
-    pools: tuple[Pool, ...]
-    hosts: tuple[tuple[Offer, int], ...]
-    transfer_s: float = 0.0
-    encoder: EncoderPool | None = None
-
-    @property
-    def usd_per_hour(self) -> float:
-        """Price of all hosts."""
-        return sum(o.usd_per_device_hour * o.host_devices * n for o, n in self.hosts)
-
-    @property
-    def devices(self) -> int:
-        """Devices in all hosts."""
-        return sum(o.host_devices * n for o, n in self.hosts)
-
-    @property
-    def kind(self) -> str:
-        """`continuous`, `disaggregated` (one device type) or `heterogeneous` (two)."""
-        if len(self.pools) == 1:
-            return "continuous"
-        same = self.pools[0].offer.device.name == self.pools[1].offer.device.name
-        return "disaggregated" if same else "heterogeneous"
-
-
-def make_choice(
-    pools: Sequence[Pool], transfer_s: float = 0.0, encoder: EncoderPool | None = None
-) -> Choice | None:
-    """The fleet of these pools on whole hosts, or None where the inventory is too small."""
-    by_device: dict[str, tuple[Offer, dict[int, int]]] = {}
-    for pool in pools:
-        known = (pool.offer, {1: pool.offer.taken} if pool.offer.taken else {})
-        _, worlds = by_device.setdefault(pool.offer.device.name, known)
-        worlds[pool.world] = worlds.get(pool.world, 0) + pool.replicas
-    if encoder is not None:
-        offer, worlds = by_device.setdefault(encoder.offer.device.name, (encoder.offer, {}))
-        if not offer.taken:
-            worlds[1] = worlds.get(1, 0) + encoder.replicas
-    hosts = []
-    for offer, worlds in by_device.values():
-        count = hosts_needed(worlds, offer.host_devices)
-        if offer.inventory is not None and count * offer.host_devices > offer.inventory:
-            return None
-        hosts.append((offer, count))
-    return Choice(tuple(pools), tuple(hosts), transfer_s, encoder)
-
-
-def least_usd_per_hour(offer: Offer, devices: FloatArray | IntArray) -> FloatArray:
-    """Price of the whole hosts that so many devices need at least; infinite beyond inventory."""
-    whole = np.asarray(devices, dtype=float) + offer.taken
-    return _price_of_hosts(offer, np.ceil(whole / offer.host_devices))
-
-
-def pool_usd_per_hour(offer: Offer, world: IntArray, replicas: FloatArray | IntArray) -> FloatArray:
-    """Price of the whole hosts that pools take, each alone; infinite beyond inventory."""
-    hosts = pool_hosts(world, replicas, offer.host_devices)
-    if offer.taken:
-        # Single devices join hosts that have room for them.
-        devices = np.asarray(world) * np.asarray(replicas) + offer.taken
-        hosts = np.maximum(hosts, -(-devices // offer.host_devices))
-    return _price_of_hosts(offer, hosts)
-
-
-def _price_of_hosts(offer: Offer, hosts: FloatArray | IntArray) -> FloatArray:
-    price = hosts * offer.host_devices * offer.usd_per_device_hour
-    if offer.inventory is not None:
-        price = np.where(hosts * offer.host_devices > offer.inventory, np.inf, price)
-    return np.asarray(price)
-
-
 def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | None:
     """The cheapest continuous fleet among one device's candidates.
 
@@ -156,39 +62,41 @@ def best_continuous(problem: Problem, pool: Candidates, qps: float) -> Choice | 
     bound = pool_usd_per_hour(offer, pool.world, sizing.least_replicas(problem, pool, qps))
     order = np.argsort(bound, kind="stable")
     order = order[np.isfinite(bound[order])]
-    best: tuple[tuple[float, float], Choice] | None = None
+    best: Choice | None = None
     start, size = 0, 1024
     while start < len(order):
         rows = order[start : start + size]
-        if best is not None and bound[rows[0]] > best[0][0]:
+        if best is not None and bound[rows[0]] > best.usd_per_hour * (1 + TIE):
             break
         part = pool.take(rows)
         slack = _first_token_slack(problem, part)
         handling = problem.handling_s(part.iteration_s, disaggregated=False)
         replicas = sizing.replicas_for_ttft(problem, part, qps, handling, slack)
-        for found in _cheapest_first(offer, part, replicas):
-            price = found.usd_per_hour
-            # Of equal prices, the one with the most capacity to spare.
-            key = (price, -found.pools[0].qps / price)
-            if best is None or key < best[0]:
-                best = (key, found)
-            break
+        found = _cheapest(problem, part, replicas, handling, qps)
+        if found is not None and (best is None or preference(found) < preference(best)):
+            best = found
         start += size
         size = min(size * 4, BLOCK)
-    return best[1] if best else None
+    return best
 
 
-def _cheapest_first(offer: Offer, part: Candidates, replicas: IntArray) -> Iterable[Choice]:
+def _cheapest(
+    problem: Problem, part: Candidates, replicas: IntArray, handling_s: FloatArray, qps: float
+) -> Choice | None:
+    """The cheapest fleet of these candidates, of equal ones that with the greatest margin."""
     reachable = replicas != sizing.UNREACHABLE
     counts = np.where(reachable, replicas, 0)
-    price = np.where(reachable, pool_usd_per_hour(offer, part.world, counts), np.inf)
-    capacity = part.qps * counts
-    for index in np.lexsort((-capacity, price)):
-        if not np.isfinite(price[index]):
-            return
-        choice = make_choice([Pool(part, int(index), int(replicas[index]))])
-        if choice is not None:
-            yield choice
+    price = np.where(reachable, pool_usd_per_hour(part.offer, part.world, counts), np.inf)
+    while np.isfinite(least := price.min()):
+        tied = np.flatnonzero(price <= least * (1 + TIE))
+        some, count = part.take(tied), counts[tied]
+        margin = margins(problem, some, count.astype(float), qps, some, handling_s[tied])
+        for i in preferred(some, margin, count * some.world):
+            choice = make_choice([Pool(part, int(tied[i]), int(count[i]))])
+            if choice is not None:
+                return replace(choice, margin=tuple(margin[i].tolist()))
+        price[tied] = np.inf
+    return None
 
 
 def best_pairs(
@@ -200,10 +108,14 @@ def best_pairs(
 ) -> list[Choice]:
     """The cheapest fleet of every pair of devices: of one type, of two, or both kinds.
 
+    Of pairs of one price, one on the fewest devices; on these, the candidates of most margin.
+
     Pools are paired only if their KV caches have one format.
     """
     found: dict[tuple[str, str], Choice] = {}
-    sized = [_size_decode(problem, pool, qps) for pool in decode if len(pool)]
+    sized = [
+        _size_decode(problem, reduce_decode(problem, pool), qps) for pool in decode if len(pool)
+    ]
     for p in (_bounded(problem, pool, qps) for pool in prefill if len(pool)):
         for d in sized:
             if len(d.pool) == 0 or p.pool.precision.kv != d.pool.precision.kv:
@@ -213,9 +125,12 @@ def best_pairs(
             if kind not in kinds:
                 continue
             known = found.get(names)
-            choice = _best_pair(problem, p, d, qps, known.usd_per_hour if known else np.inf)
+            limit = known.usd_per_hour * (1 + TIE) if known else np.inf
+            choice = _best_pair(problem, p, d, qps, limit)
             if choice is not None:
-                found[names] = choice
+                choice = _roomiest(problem, choice, [*prefill, *decode], qps)
+                if known is None or preference(choice) < preference(known):
+                    found[names] = choice
     return list(found.values())
 
 
@@ -362,18 +277,6 @@ _Best = tuple[float, float, Choice]
 """Price of a fleet, price of the devices that it uses, and the fleet."""
 
 
-def pair_usd_per_hour(
-    prefill: Offer,
-    decode: Offer,
-    prefill_devices: FloatArray | IntArray,
-    decode_devices: FloatArray | IntArray,
-) -> FloatArray:
-    """Price of the whole hosts that two pools need at least; infinite beyond inventory."""
-    if prefill.device.name == decode.device.name:
-        return least_usd_per_hour(prefill, prefill_devices + decode_devices)
-    return least_usd_per_hour(prefill, prefill_devices) + least_usd_per_hour(decode, decode_devices)
-
-
 PROMISING = 64
 """Decode pools, by devices and again by delay, among which a first fleet is sought."""
 
@@ -444,16 +347,67 @@ def _searched(
     return best
 
 
+def _roomiest(
+    problem: Problem, choice: Choice, candidates: Sequence[Candidates], qps: float
+) -> Choice:
+    """A fleet of two pools with another candidate in one, then in the other, of more margin.
+
+    Each pool keeps its devices. What pairs were searched among is chosen by price: of the decode
+    candidates that serve as much, any.
+    """
+    for position in (0, 1):
+        pool = choice.pools[position]
+        alike = [
+            block
+            for block in candidates
+            if (block.role, block.offer) == (pool.candidates.role, pool.offer)
+            and block.precision.kv == pool.candidates.precision.kv
+        ]
+        found = [_of_most_margin(problem, choice, position, block, qps) for block in alike]
+        choice = min((one for one in found if one), key=preference, default=choice)
+    return choice
+
+
+def _of_most_margin(
+    problem: Problem, choice: Choice, position: int, block: Candidates, qps: float
+) -> Choice | None:
+    """The fleet with another candidate in a pool, among those that serve on as many devices."""
+    devices = choice.pools[position].world * choice.pools[position].replicas
+    counts = devices // block.world
+    rows = np.flatnonzero(counts >= sizing.least_replicas(problem, block, qps))
+    if len(rows) == 0:
+        return None
+    block, counts = block.take(rows), counts[rows]
+    sides = [pool.one for pool in choice.pools]
+    replicas = [np.array([pool.replicas]) for pool in choice.pools]
+    sides[position], replicas[position] = block, counts
+    prefill, decode = sides
+    moving = transfer_s(problem, prefill, decode).ravel()
+    slots = sizing.slot_waiting(problem, decode, replicas[1].astype(float), qps)
+    delay = moving + slots.mean_s + problem.handling_s(decode.iteration_s, disaggregated=True)
+    margin = margins(problem, prefill, replicas[0].astype(float), qps, decode, delay, moving)
+    meets = (
+        (margin >= 0.0).all(axis=1)
+        & (sender_replicas(problem, prefill, decode, qps).ravel() <= replicas[0])
+        & (receiver_replicas(problem, decode, qps) <= replicas[1])
+    )
+    kept = np.flatnonzero(meets)
+    in_use = (counts * block.world)[kept]
+    for i in kept[preferred(block.take(kept), margin[kept], in_use)]:
+        pools = list(choice.pools)
+        pools[position] = Pool(block, int(i), int(counts[i]))
+        found = make_choice(pools, float(moving[i]))
+        if found is not None and found.usd_per_hour <= choice.usd_per_hour * (1 + TIE):
+            return replace(found, margin=tuple(margin[i].tolist()))
+    return None
+
+
 def _first_token_slack(problem: Problem, pool: Candidates) -> FloatArray:
     """What the end-to-end objective leaves for the first token, mean; infinite without one."""
     if problem.slo.e2e is None:
         return np.full(len(pool), np.inf)
     slack: FloatArray = problem.slo.e2e.seconds - problem.traffic.outputs.mean * pool.ttit_s
     return slack
-
-
-KINDS = ("continuous", "disaggregated", "heterogeneous")
-"""Kinds of fleet, the simpler first."""
 
 
 def cheapest_fleets(
@@ -471,30 +425,9 @@ def cheapest_fleets(
                 choices.append(choice)
     if "disaggregated" in kinds or "heterogeneous" in kinds:
         prefill = [c for c in candidates if c.role == "prefill"]
-        decode = [reduce_decode(problem, c) for c in candidates if c.role == "decode"]
+        decode = [c for c in candidates if c.role == "decode"]
         choices += best_pairs(problem, prefill, decode, qps, kinds)
     return choices
-
-
-def rank(choices: Iterable[Choice]) -> list[Choice]:
-    """Cheapest first; of equal prices the simpler fleet, then the one with more to spare."""
-
-    def key(choice: Choice) -> tuple[float, int, float]:
-        spare = min(pool.qps for pool in choice.pools)
-        pools = 2 * KINDS.index(choice.kind) + (choice.encoder is not None)
-        return (round(choice.usd_per_hour, 6), pools, -spare)
-
-    return sorted(choices, key=key)
-
-
-def unbeaten(choices: Sequence[Choice]) -> list[int]:
-    """The first, and fleets that none other equals or beats in hosts of every type: indices."""
-    names = sorted({offer.device.name for choice in choices for offer, _ in choice.hosts})
-    hosts = np.zeros((len(choices), len(names)))
-    for row, choice in enumerate(choices):
-        for offer, count in choice.hosts:
-            hosts[row, names.index(offer.device.name)] += count
-    return sorted({*range(min(len(choices), 1)), *nondominated(hosts).tolist()})
 
 
 __all__ = [

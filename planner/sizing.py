@@ -114,7 +114,7 @@ def late_share(
     pool: Candidates,
     waiting: Waiting,
     extra_s: FloatArray | float,
-    limit_s: float,
+    limit_s: FloatArray | float,
     transfer_s: FloatArray | float = 0.0,
 ) -> FloatArray:
     """Share of requests whose first token comes after `limit_s`.
@@ -141,19 +141,43 @@ def ttft_percentile_s(
     transfer_s: float = 0.0,
 ) -> float:
     """TTFT that the given percentile of requests of one candidate stay within, seconds."""
-    low, high = 0.0, 1.0
+    limit = 1.0
+    args = (problem, pool, waiting, np.full(1, extra_s))
+    while limit < 1e9:
+        found = float(ttft_within_s(*args, limit, percentile, transfer_s)[0])
+        if found <= limit:
+            return found
+        limit *= 2.0
+    return limit
+
+
+def ttft_within_s(
+    problem: Problem,
+    pool: Candidates,
+    waiting: Waiting,
+    extra_s: FloatArray,
+    limit_s: float,
+    percentile: float,
+    transfer_s: FloatArray | float = 0.0,
+    halvings: int = 60,
+) -> FloatArray:
+    """TTFT that a percentile of requests stay within, up to a limit: infinite beyond, (N,).
+
+    Args:
+        halvings: of the interval up to the limit in which it is sought.
+    """
     late = 1.0 - percentile / 100.0
 
-    def exceeds(limit: float) -> bool:
-        share = late_share(problem, pool, waiting, extra_s, limit, transfer_s)
-        return bool(share.ravel()[0] > late)
+    def exceeds(limit: FloatArray | float) -> BoolArray:
+        return late_share(problem, pool, waiting, extra_s, limit, transfer_s) > late
 
-    while exceeds(high) and high < 1e9:
-        high *= 2.0
-    for _ in range(60):
+    beyond = exceeds(limit_s)
+    low, high = np.zeros(beyond.shape), np.full(beyond.shape, limit_s)
+    for _ in range(halvings):
         middle = (low + high) / 2.0
-        low, high = (middle, high) if exceeds(middle) else (low, middle)
-    return high
+        over = exceeds(middle)
+        low, high = np.where(over, middle, low), np.where(over, high, middle)
+    return np.where(beyond, np.inf, high)
 
 
 def meets_ttft(

@@ -39,34 +39,51 @@ def transfer_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
     )
 
 
+def sending_s(problem: Problem, p: Candidates, d: Candidates) -> FloatArray:
+    """Time that a request's cache takes on the links of one prefill replica, (P, D), seconds.
+
+    Its inverse is how many caches per second they send.
+    """
+    kinds, row, column = _kinds(problem, p, d)
+    return _link_s(p, kinds.sent_bytes[np.ix_(row, column)].T).T
+
+
+def receiving_s(problem: Problem, d: Candidates) -> FloatArray:
+    """Time that a request's cache takes on the links of one decode replica, (D,), seconds."""
+    kinds, _, column = _kinds(problem, d, d)
+    return _link_s(d, kinds.received_bytes[0, column])
+
+
 def sender_replicas(problem: Problem, p: Candidates, d: Candidates, qps: float) -> IntArray:
     """Fewest prefill replicas whose network links send the caches of all requests, (P, D)."""
-    kinds, row, column = _kinds(problem, p, d)
-    return _replicas(problem, p, kinds.sent_bytes[np.ix_(row, column)].T, qps).T
+    return _replicas(problem, sending_s(problem, p, d), qps)
 
 
 def receiver_replicas(problem: Problem, d: Candidates, qps: float) -> IntArray:
     """Fewest decode replicas whose network links receive the caches of all requests, (D,)."""
-    kinds, _, column = _kinds(problem, d, d)
-    return _replicas(problem, d, kinds.received_bytes[0, column], qps)
+    return _replicas(problem, receiving_s(problem, d), qps)
 
 
 def least_sender_replicas(problem: Problem, p: Candidates, qps: float) -> IntArray:
     """No decode pool lets fewer prefill replicas do (see `sender_replicas`), (P,)."""
+    return _replicas(problem, least_sending_s(problem, p), qps)
+
+
+def least_sending_s(problem: Problem, p: Candidates) -> FloatArray:
+    """No decode pool lets a cache take less of a prefill replica's links (`sending_s`), (P,)."""
     parts = _parts(problem, p)
     layouts = p.layouts[p.layout]
     # Each part leaves once at least, evenly over all devices of the rank.
     share = kv_transfer.stage_share(problem.model.layers, layouts.pp.astype(float))
     sent = sum(parts.values()) * share / (layouts.cp_a * layouts.tp_a)
-    return _replicas(problem, p, sent, qps)
+    return _link_s(p, sent)
 
 
 def link_utilization(
     problem: Problem, pool: Candidates, moved_bytes: float, replicas: int, qps: float
 ) -> float:
     """Share of the busiest device's network bandwidth that one candidate's transfers take."""
-    ranks = int(pool.layouts.dp_a[pool.layout[0]]) * replicas
-    return qps * moved_bytes / (kv_transfer.link_rate(pool.offer.device.network) * ranks)
+    return qps * float(_link_s(pool, np.array([moved_bytes]))[0]) / replicas
 
 
 @dataclass(frozen=True)
@@ -144,8 +161,13 @@ def _splits(layouts: Layouts) -> tuple[Layouts, NDArray[np.intp]]:
     return layouts[first], index.reshape(-1)
 
 
-def _replicas(problem: Problem, pool: Candidates, moved_bytes: FloatArray, qps: float) -> IntArray:
-    """Fewest replicas of each candidate (last axis) whose ranks move so much per request."""
-    rate = kv_transfer.link_rate(pool.offer.device.network) * problem.max_utilization
-    needed = qps * moved_bytes / (rate * pool.layouts.dp_a[pool.layout])
+def _link_s(pool: Candidates, moved_bytes: FloatArray) -> FloatArray:
+    """Time on the busiest link of each candidate (last axis), requests shared among its ranks."""
+    rate = kv_transfer.link_rate(pool.offer.device.network)
+    return np.asarray(moved_bytes / (rate * pool.layouts.dp_a[pool.layout]))
+
+
+def _replicas(problem: Problem, link_s: FloatArray, qps: float) -> IntArray:
+    """Fewest replicas whose links carry the caches of all requests."""
+    needed = qps * link_s / problem.max_utilization
     return np.maximum(np.ceil(needed * (1 - 1e-9)), 1).astype(np.int64)

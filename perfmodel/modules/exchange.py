@@ -79,17 +79,12 @@ def _redistribute(
     scatter = collectives.reduce_scatter(tp, own * token_bytes)
     yield call("attention_reduce_scatter", scatter, shapes)
     ffn = Shapes(layouts, "tp_f", "ep_f", *POOLING)
-    if group.feed_forward.is_moe:
-        per_device = group_tokens(work, ffn) / (ffn["tp_f"] * ffn["ep_f"])
-        # Tensor-parallel expert shards share their tokens; experts get theirs beside this.
-        inner = np.maximum(per_device * ffn["tp_f"], 1.0)
-    elif kit.model.is_moe or group.feed_forward.is_absent:
-        inner = None  # a dense layer among expert layers runs whole on each device
-    else:
-        inner = group_tokens(work, ffn)
-    if inner is not None:
-        shards = Group(ffn["tp_f"], np.ones_like(ffn["tp_f"]))
-        payload = inner * token_bytes
+    # A dense layer among expert layers runs whole on each device.
+    if group.feed_forward.is_moe or not (kit.model.is_moe or group.feed_forward.is_absent):
+        # Where experts are spread, tokens get to their shards with those of other experts.
+        alone = ffn["ep_f"] > 1
+        shards = Group(np.where(alone, 1.0, ffn["tp_f"]), np.ones_like(ffn["tp_f"]))
+        payload = group_tokens(work, ffn) * token_bytes
         yield call("ffn_all_gather", collectives.all_gather(shards, payload), ffn)
         yield call("ffn_reduce_scatter", collectives.reduce_scatter(shards, payload), ffn)
     gather = collectives.all_gather(tp, own * token_bytes)

@@ -3,6 +3,11 @@
 Engines have two ways. Tokens are dispatched to the devices of their experts and combined again;
 or every device of the group gathers all tokens, computes those of its experts, and the sums are
 scattered. The first moves less, the second starts sooner; the faster one is taken.
+
+Experts that are sharded as well are reached in the second way alone, by one gather over the
+devices of all experts and shards: each device sends the tokens that it has, not what its shard
+needs. So does TensorRT-LLM (`CommunicationFactory.create_strategy`: its all-to-all kernels serve
+whole experts); SGLang's DeepEP takes `ep_size = tp_size`; vLLM's experts are spread or sharded.
 """
 
 from __future__ import annotations
@@ -47,7 +52,8 @@ def spread_experts(
     shapes = Shapes(layouts, "tp_f", "ep_f", *POOLING)
     dispatched = _dispatched(kit, group, shapes, work)
     gathered = _gathered(kit, group, shapes, work)
-    first = dispatched.seconds <= gathered.seconds
+    whole = shapes["tp_f"] == 1
+    first = whole & (dispatched.seconds <= gathered.seconds)
 
     def faster(a: OperatorTime, b: OperatorTime) -> OperatorTime:
         return OperatorTime(
@@ -98,8 +104,9 @@ def _of_all_tokens(
 
 def _gathered(kit: ModuleKit, group: LayerGroup, shapes: Shapes, work: StepWork) -> _Way:
     """4-bit activations are gathered as such, others before they are quantized."""
-    peers = Group(shapes["ep_f"], shapes["tp_f"])
-    values = _sent(shapes, work) * shapes["ep_f"] * (group.feed_forward.latent or kit.model.hidden)
+    devices = shapes["tp_f"] * shapes["ep_f"]
+    peers = Group(devices, np.ones_like(devices))
+    values = _sent(shapes, work) * devices * (group.feed_forward.latent or kit.model.hidden)
     small = WIRE_FORMATS[kit.peak("experts")] == "nvfp4"
     size = FORMATS["nvfp4"].bytes if small else ACTIVATION_BYTES
     return _Way(
@@ -134,8 +141,9 @@ def _dispatched(kit: ModuleKit, group: LayerGroup, shapes: Shapes, work: StepWor
 
 
 def _sent(shapes: Shapes, work: StepWork) -> FloatArray:
-    """Tokens of one device: tensor-parallel shards of experts have shared theirs before."""
-    sent: FloatArray = np.maximum(group_tokens(work, shapes) / shapes["ep_f"], 1.0)
+    """Tokens of one device, whose attention it has computed or shared."""
+    devices = shapes["tp_f"] * shapes["ep_f"]
+    sent: FloatArray = np.maximum(group_tokens(work, shapes) / devices, 1.0)
     return sent
 
 

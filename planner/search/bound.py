@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from planner.candidates import Role
-from planner.pairing import pair_usd_per_hour, pool_usd_per_hour
+from planner.choice import pair_usd_per_hour, pool_usd_per_hour
 from planner.problem import Problem
 from planner.search.parts import Part
 

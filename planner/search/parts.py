@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from perfmodel.layout import Layouts
 from perfmodel.precision import Precision
 from planner.candidates import Candidates, Funnel, Role
-from planner.pairing import pool_usd_per_hour
+from planner.choice import pool_usd_per_hour
 from planner.problem import Offer, Problem
 from planner.sizing import UNREACHABLE, least_replicas, replicas_for_ttft
 from planner.sweep import Space

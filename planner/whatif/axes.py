@@ -54,10 +54,11 @@ class Cell:
 
     Attributes:
         labels: of its settings, by axis.
+        query: or why these settings make none together.
     """
 
     labels: Mapping[str, str]
-    query: Query
+    query: Query | InputError
 
 
 class ChangesFile(BaseModel):
@@ -188,13 +189,24 @@ def cells(
     """The product of the axes, the last varying fastest; further arguments as `with_values`.
 
     Raises:
-        InputError: no axis, the same field on two, more than `MOST_CELLS` cells, or a cell that
-            is no query.
+        InputError: no axis, the same field on two, more than `MOST_CELLS` cells, or a setting
+            with which no cell is a query.
     """
-    return [
-        Cell(labels, with_values(query, changes, folder, search_path))
-        for labels, changes in settings_of(axes)
-    ]
+
+    def asked(changes: Sequence[tuple[str, Any]]) -> Query | InputError:
+        try:
+            return with_values(query, changes, folder, search_path)
+        except InputError as error:
+            return error
+
+    found = [Cell(labels, asked(changes)) for labels, changes in settings_of(axes)]
+    for axis in axes:
+        for setting in axis.settings:
+            with_it = [cell.query for cell in found if cell.labels[axis.name] == setting.label]
+            errors = [one for one in with_it if isinstance(one, InputError)]
+            if len(errors) == len(with_it):
+                raise errors[0]
+    return found
 
 
 def settings_of(axes: Sequence[Axis]) -> list[tuple[dict[str, str], list[tuple[str, Any]]]]:

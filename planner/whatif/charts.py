@@ -35,7 +35,8 @@ def grid_chart(grid: Grid) -> Any:
     """Cost against the first axis, coloured by the second, a panel for each value of the third.
 
     Where every cell asks for as much as possible, requests/s instead of cost. Labels say what the
-    fleet is wherever it changes along a line.
+    fleet is wherever it changes along a line; a cross at the foot is a cell without one, and says
+    why when pointed at.
 
     Raises:
         InputError: more than three axes have several values.
@@ -48,34 +49,33 @@ def grid_chart(grid: Grid) -> Any:
         raise InputError(f"--figure: expected at most three axes with several values, got {names}")
     first, others = axes[0], axes[1:]
     numeric, unit = _numbers(first, [a.cell for a in grid.answers])
-    most = all(answer.cell.query.workload.qps == "max" for answer in grid.answers)
+    most = grid.demands == {"max"}
     rows: list[dict[str, Any]] = []
     before: dict[tuple[str, ...], str] = {}
     shown: dict[tuple[str, ...], int] = {}
     for answer in grid.answers:
         labels = answer.cell.labels
         line = tuple(labels[axis.name] for axis in others)
-        if answer.plan is None:
-            before.pop(line, None)
-            continue
         row = answer.row()
-        name = _shortened(row["fleet"])
+        name = "" if answer.plan is None else _shortened(row["fleet"])
         # Labels of a line lie above and below it in turn, so that neighbours can be read.
         place = ("above", "below")[shown.get(line, 0) % 2]
-        if new := before.get(line) != name:
+        if new := bool(name) and before.get(line) != name:
             shown[line] = shown.get(line, 0) + 1
         before[line] = name
         rows.append(
             {
                 "x": numeric[labels[first.name]] if numeric else labels[first.name],
                 "usd": row["qps" if most else "usd_per_hour"],
-                "fleet": row["fleet"],
+                "fleet": row["fleet"] or f"none: {answer.error}",
+                "none": answer.plan is None,
                 "above": name if new and place == "above" else "",
                 "below": name if new and place == "below" else "",
                 **{axis.name.replace(".", "_"): labels[axis.name] for axis in others},
             }
         )
-    if not rows:
+    missing = sum(answer.plan is None for answer in grid.answers)
+    if missing == len(grid.answers):
         raise InputError("--figure: no cell has a fleet to draw")
     order = [setting.label for setting in first.settings]
     title = f"{first.name}{f' ({unit})' if unit else ''}"
@@ -99,6 +99,11 @@ def grid_chart(grid: Grid) -> Any:
     layers = [base.mark_point(filled=True, size=60)]
     if numeric:
         layers.insert(0, base.mark_line())
+    if missing:
+        crosses = base.transform_filter("datum.none").mark_point(
+            shape="cross", angle=45, size=60, filled=True
+        )
+        layers.append(crosses.encode(y=alt.value(294), tooltip=alt.Tooltip("fleet:N")))
     for place, dy in (("above", -9), ("below", 13)):
         text = base.mark_text(align="left", dx=6, dy=dy, fontSize=10)
         layers.append(text.encode(text=f"{place}:N", color=alt.value("currentColor")))
@@ -107,8 +112,7 @@ def grid_chart(grid: Grid) -> Any:
         third = others[1].name.replace(".", "_")
         values = [setting.label for setting in others[1].settings]
         chart = chart.facet(alt.Facet(f"{third}:N", title=others[1].name, sort=values), columns=2)
-    missing = len(grid.answers) - len(rows)
-    note = [f"{missing} of {len(grid.answers)} cells have no fleet"] if missing else []
+    note = [f"{missing} of {len(grid.answers)} cells have no fleet (crosses)"] if missing else []
     return titled(chart, f"Cheapest fleet against {first.name}", note)
 
 
@@ -127,6 +131,8 @@ def _numbers(axis: Axis, cells: Sequence[Cell]) -> tuple[dict[str, float], str]:
         return {}, ""
     (field,) = fields
     for cell in cells:
+        if isinstance(cell.query, InputError):
+            continue
         value = value_of(cell.query, field)
         if isinstance(value, Target):
             value, unit = value.seconds * 1e3, "ms"

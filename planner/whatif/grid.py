@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from perfmodel.database import PerfStore
+from perfmodel.errors import ConfigError
 from planner.plan import FleetPlan, Plan
-from planner.problem import resolve
+from planner.query import Query
 from planner.solve import answers
 from planner.whatif.axes import Axis, Cell
 
@@ -35,6 +36,17 @@ class Grid:
 
     axes: tuple[Axis, ...]
     answers: tuple[Answer, ...]
+
+    @property
+    def demands(self) -> set[float | str]:
+        """Requests/s that cells ask for, `max` for as many as possible."""
+        queries = (a.cell.query for a in self.answers)
+        return {query.workload.qps for query in queries if isinstance(query, Query)}
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why cells have no fleet, each reason once."""
+        return list(dict.fromkeys(a.error for a in self.answers if a.plan is None))
 
     def rows(self) -> list[dict[str, Any]]:
         """One row per cell."""
@@ -62,20 +74,35 @@ def answer_grid(
     store: PerfStore | None = None,
     progress: Progress | None = None,
 ) -> Grid:
-    """The cheapest fleet of every cell; a space is evaluated once for all cells it covers.
+    """The cheapest fleet of every cell, or why it has none.
+
+    A space is evaluated once for all cells that it covers.
 
     Raises:
-        InputError: a cell names something unknown.
+        InputError: every cell asks for something unknown or contradictory.
     """
-    queries = [cell.query for cell in cells]
-    for query in queries:
-        resolve(query, search_path)
-    plans = answers(queries, search_path=search_path, store=store, progress=progress, runners_up=0)
-    found = (
-        Answer(cell, plan) if isinstance(plan, Plan) else Answer(cell, None, str(plan))
-        for cell, plan in zip(cells, plans, strict=True)
+    queries = [cell.query for cell in cells if isinstance(cell.query, Query)]
+    plans = iter(
+        answers(
+            queries,
+            search_path=search_path,
+            store=store,
+            progress=progress,
+            runners_up=0,
+            explain=True,
+        )
     )
-    return Grid(tuple(axes), tuple(found))
+    found = [next(plans) if isinstance(cell.query, Query) else cell.query for cell in cells]
+    refused = [one for one in found if isinstance(one, ConfigError)]
+    if len(refused) == len(cells):
+        raise refused[0]
+    return Grid(
+        tuple(axes),
+        tuple(
+            Answer(cell, one) if isinstance(one, Plan) else Answer(cell, None, str(one))
+            for cell, one in zip(cells, found, strict=True)
+        ),
+    )
 
 
 def fleet_name(fleet: FleetPlan) -> str:

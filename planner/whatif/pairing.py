@@ -17,7 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from perfmodel.errors import InputError
 from planner.candidates import Candidates
 from planner.evaluated import Evaluated
-from planner.large_fleet import found_by_tier
+from planner.large_fleet import devices_per_qps, found_by_tier
+from planner.problem import Problem
+from planner.transfer import least_sending_s, receiving_s
 from planner.whatif.market import Line, Market, envelope, hosts_name
 
 FloatArray = NDArray[np.float64]
@@ -215,19 +217,19 @@ _Cache = tuple[int, str]
 def _at_scale(market: Market, first: str, second: str) -> Costs:
     """Devices per request/s of single-type and mixed fleets, whole replicas and hosts apart.
 
-    Each phase's latency targets are met on an idle system, transfers apart, which makes the phases
-    separable (`planner.large_fleet` counts first tokens in full). An encoder pool of its own is
-    not counted.
+    Each phase's latency targets are met on an idle system, transfers apart, and a cache is sent
+    once, which makes the phases separable (`planner.large_fleet` counts first tokens and links in
+    full). An encoder pool of its own is not counted.
     """
     names = {market.offer_name(first): 0, market.offer_name(second): 1}
     least: dict[tuple[str, int, _Cache], float] = {}
-    for tier, (_, block) in enumerate(found_by_tier(market.evaluated)):
+    for tier, (space, block) in enumerate(found_by_tier(market.evaluated)):
         for found in block:
             place = names.get(found.offer.device.name)
             if place is None or len(found) == 0:
                 continue
             key = (found.role, place, (tier, found.precision.kv))
-            least[key] = min(least.get(key, np.inf), _devices_per_qps(found))
+            least[key] = min(least.get(key, np.inf), _devices_per_qps(space.problem, found))
     caches = sorted({cache for _, _, cache in least})
 
     def of(role: str, place: int, cache: _Cache) -> float:
@@ -251,8 +253,12 @@ def _at_scale(market: Market, first: str, second: str) -> Costs:
     return Costs(alone[0], alone[1], tuple(mixed))
 
 
-def _devices_per_qps(found: Candidates) -> float:
-    return float((found.world / found.qps).min())
+def _devices_per_qps(problem: Problem, found: Candidates) -> float:
+    """The fewest, whichever the other pool; its links count as far as it can't help."""
+    link_s: FloatArray | float = 0.0
+    if found.role != "continuous":
+        link_s = (least_sending_s if found.role == "prefill" else receiving_s)(problem, found)
+    return float(devices_per_qps(found, link_s).min())
 
 
 def ratios(count: int = 200) -> FloatArray:

@@ -41,12 +41,12 @@ def _fleet(choice: Choice | None) -> str:
 
 
 def print_grid(grid: Grid, console: Console) -> None:
-    """One line per cell; fixed settings above."""
+    """One line per cell; fixed settings above, why some have no fleet below."""
     varied = [axis for axis in grid.axes if len(axis.settings) > 1]
     for axis in grid.axes:
         if axis not in varied:
             console.print(Text(f"{axis.name}: {axis.settings[0].label}"))
-    most = any(answer.cell.query.workload.qps == "max" for answer in grid.answers)
+    most = "max" in grid.demands
     # At a space a narrow column breaks: a device, and what changes of it.
     names = [axis.name.split(".", 1)[-1].replace(".", " ") for axis in varied]
     names = [name.replace("usd_per_device_hour", "USD/h each") for name in names]
@@ -56,7 +56,8 @@ def print_grid(grid: Grid, console: Console) -> None:
         labels = [answer.cell.labels[axis.name] for axis in varied]
         row = answer.row()
         if answer.plan is None:
-            table.add_row(*labels, *["-"] * (len(right) - 3), NONE)
+            why = grid.reasons.index(answer.error) + 1
+            table.add_row(*labels, *["-"] * (len(right) - 3), f"{NONE} ({why})")
             continue
         table.add_row(
             *labels,
@@ -68,10 +69,8 @@ def print_grid(grid: Grid, console: Console) -> None:
             f"{row['usd_per_million_output_tokens']:.3g}",
         )
     console.print(table)
-    failed = [a for a in grid.answers if a.plan is None]
-    if failed:
-        total = format_count(len(grid.answers), "cell")
-        console.print(Text(f"{len(failed)} of {total}: {failed[0].error}", style="yellow"))
+    for why, reason in enumerate(grid.reasons, 1):
+        console.print(Text(f"({why}) {reason}", style="yellow"))
 
 
 def print_price(curve: PriceCurve, console: Console) -> None:

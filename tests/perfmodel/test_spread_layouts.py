@@ -15,7 +15,7 @@ from perfmodel.model_catalog import load_model
 from perfmodel.modules import spread_experts as ways
 from perfmodel.modules import step_calls
 from perfmodel.modules.base import ModuleKit
-from perfmodel.operators import Operators
+from perfmodel.operators import Group, Operators
 from perfmodel.precision import Precision
 from perfmodel.provenance import phase_provenance
 from perfmodel.step import StepModel
@@ -99,3 +99,33 @@ def test_the_faster_way_is_taken(store: PerfStore) -> None:
     assert both[0][0, 1] < both[1][0, 1]
     names = [call.name for call in step_calls(kit, layouts, work) if call.time.seconds.any()]
     assert names.count("dispatch") == names.count("combine") == 1
+
+
+@pytest.mark.parametrize("work", [PREFILL, DECODE], ids=["prefill", "decode"])
+def test_shards_of_experts_gather_what_each_device_has(store: PerfStore, work: StepWork) -> None:
+    """Two hosts of TP8: each NIC carries an eighth of the tokens that a host lacks."""
+    model, operators = step(store, overlap=False)
+    layout = parse_layout("attn:TP8DP2 ffn:TP8EP2 PP1")
+    kit = ModuleKit(DEEPSEEK, BLOCKS, operators, "balanced")
+    group = next(g for g, one in enumerate(DEEPSEEK.groups) if one.feed_forward.is_moe)
+    found = {
+        call.name: float(call.time.seconds[call.index[0], 0])
+        for call in step_calls(kit, layout, work)
+        if call.group == group and call.module == "communication"
+    }
+    assert found["ffn_all_gather"] == found["ffn_reduce_scatter"] == 0.0
+    tokens = 2 * float(work.new_tokens[0])  # of both attention groups
+    all_devices = Group(np.full((1, 1), 16.0), np.ones((1, 1)))
+    payload = np.full((1, 1), tokens * DEEPSEEK.hidden * 2)
+    for name, gather in (
+        ("dispatch", operators.collectives.all_gather),
+        ("combine", operators.collectives.reduce_scatter),
+    ):
+        assert found[name] == pytest.approx(float(gather(all_devices, payload).seconds[0, 0]))
+    nic = model.device.links[-1]
+    carried_s = tokens / 2 * DEEPSEEK.hidden * 2 / 8 / (nic.pair_bytes_per_s * nic.achieved)
+    if work is PREFILL:
+        assert carried_s < found["dispatch"] < 4 * carried_s
+    # Whole experts on as many devices travel: they may move less.
+    whole = parse_layout("attn:TP8DP2 ffn:TP1EP16 PP1")
+    assert "dispatch" in {call.name for call in step_calls(kit, whole, work)}

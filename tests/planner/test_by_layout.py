@@ -61,3 +61,28 @@ def test_a_layout_of_one_phase_only_has_no_rate_of_both(make_query: Callable[...
     assert rows["prefill_qps_per_device"][0] > 0
     assert rows["decode_qps_per_device"][0] is None
     assert rows["qps_per_device"][0] is None
+
+
+def test_both_figures_of_a_layout_are_of_one_place_of_prefixes(
+    make_query: Callable[..., Query],
+) -> None:
+    """Cached on the devices prompts are short; computed anew they leave room to decode."""
+
+    def rows(*tiers: str) -> pl.DataFrame:
+        query = make_query(
+            workload={"input_tokens": 8000, "prefix_cache_hit": 0.8},
+            prefix_cache={"tier": tiers, "tokens": 400_000},
+            runtime="disaggregated",
+            search={"max_replica_devices": 2},
+        )
+        return by_layout(evaluate(query, store=PerfStore()))
+
+    both, apart = rows("device", "none"), pl.concat([rows("device"), rows("none")])
+    best = apart.group_by("layout").agg(pl.col("qps_per_device").max().alias("alone"))
+    assert len(both) == len(best)
+    joined = both.join(best, on="layout")
+    assert joined["qps_per_device"].to_list() == pytest.approx(joined["alone"].to_list())
+    own = both.join(apart, on=["layout", "prefix_tier"], suffix="_alone")
+    for role in ("prefill", "decode"):
+        name = f"{role}_qps_per_device"
+        assert own[name].to_list() == pytest.approx(own[f"{name}_alone"].to_list())

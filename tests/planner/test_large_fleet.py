@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from perfmodel.database import PerfStore
+from planner.candidates import Candidates
 from planner.evaluated import Evaluated, evaluate
 from planner.fronts import front
 from planner.large_fleet import large_fleets, usd_per_hour_per_qps
+from planner.problem import Problem
 from planner.query import Query
-from planner.transfer import transfer_s
+from planner.transfer import receiving_s, sending_s, transfer_s
 
 STORE = PerfStore()
 
@@ -37,6 +39,43 @@ def query(ttft: Any = "300ms", ttit: Any = "30ms", qps: float = 50_000) -> Query
 @pytest.fixture(scope="module")
 def found() -> Evaluated:
     return evaluate(query(), store=STORE)
+
+
+@pytest.fixture(scope="module")
+def short() -> Evaluated:
+    """Short answers: what links carry between pools takes longer than to compute."""
+    fields = query("2s", "50ms", 20_000).model_dump(mode="json", exclude_defaults=True)
+    fields["workload"] |= {"input_tokens": 1000, "output_tokens": 20}
+    return evaluate(
+        Query.model_validate(fields | {"search": {"max_replica_devices": 2}}), store=STORE
+    )
+
+
+def pair_price(problem: Problem, prefill: Candidates, decode: Candidates) -> Any:
+    """Of every pair, (P, D)."""
+    sending = sending_s(problem, prefill, decode)
+    dear = [
+        pool.world * pool.offer.usd_per_device_hour * np.maximum(1 / pool.qps, link_s)
+        for pool, link_s in ((prefill, sending.T), (decode, receiving_s(problem, decode)))
+    ]
+    return dear[0].T + dear[1]
+
+
+def test_pools_serve_as_much_as_their_links_carry(short: Evaluated) -> None:
+    large = {fleet.devices: fleet for fleet in large_fleets(short)}
+    for choice in short.fleets(20_000):
+        fleet = large[tuple(pool.offer.device.name for pool in choice.pools)]
+        ratio = choice.usd_per_hour / 20_000 / fleet.usd_per_hour_per_qps
+        assert 1.0 - 1e-9 <= ratio < 1.02, fleet.devices
+    # A request's cache, 147 MB, comes in halves over the links of two L40S at 5 GB/s each; what
+    # they decode meanwhile is more, so that of all that serve as much the soonest is taken.
+    bound = large["h100_sxm", "l40s"]
+    assert bound.link_s[1] == pytest.approx(147.456e6 / 2 / 5e9)
+    assert bound.devices_per_qps[1] == pytest.approx(2 * bound.link_s[1])
+    decode = next(
+        c for c in short.candidates if c.role == "decode" and c.offer.device.name == "l40s"
+    )
+    assert (decode.qps / decode.world).max() * bound.devices_per_qps[1] > 1.5
 
 
 def test_plans_of_a_large_demand_approach_them(found: Evaluated) -> None:
@@ -69,7 +108,7 @@ def test_nothing_cheaper_is_in_time() -> None:
     decode = decode.take(np.argsort(usd_per_hour_per_qps(decode))[:300])
     handling = problem.handling_s(decode.iteration_s, disaggregated=True)
     ttft_s = prefill.service_s[:, None] + handling + transfer_s(problem, prefill, decode)
-    price = usd_per_hour_per_qps(prefill)[:, None] + usd_per_hour_per_qps(decode)
+    price = pair_price(problem, prefill, decode)
     (own,) = (f for f in large_fleets(narrow) if f.devices == ("h100_sxm", "h100_sxm"))
     assert own.ttft_s <= 0.22
     assert price.min() < own.usd_per_hour_per_qps
@@ -78,19 +117,25 @@ def test_nothing_cheaper_is_in_time() -> None:
 
 @pytest.mark.parametrize("against", ["ttft", "ttit"])
 @pytest.mark.parametrize("devices", [("h100_sxm", "h100_sxm"), ("l40s", "h100_sxm")])
+@pytest.mark.parametrize("case", ["found", "short"])
 def test_no_pair_is_ahead_of_the_front(
-    found: Evaluated, against: Literal["ttft", "ttit"], devices: tuple[str, str]
+    request: pytest.FixtureRequest,
+    case: str,
+    against: Literal["ttft", "ttit"],
+    devices: tuple[str, str],
 ) -> None:
     """Also where another split of the cache, by a dearer candidate, is sent sooner."""
-    narrow = found.under(query("150ms"))
+    narrow: Evaluated = request.getfixturevalue(case)
+    narrow = narrow.under(narrow.query.model_copy(update={"slo": query("150ms").slo}))
+    problem = narrow.problem
     prefill, decode = (
         next(c for c in narrow.candidates if c.role == role and c.offer.device.name == device)
         for role, device in zip(("prefill", "decode"), devices, strict=True)
     )
     decode = decode.take(np.argsort(decode.batch, kind="stable")[::7])
-    handling = narrow.problem.handling_s(decode.iteration_s, disaggregated=True)
-    ttft_s = prefill.service_s[:, None] + handling + transfer_s(narrow.problem, prefill, decode)
-    price = usd_per_hour_per_qps(prefill)[:, None] + usd_per_hour_per_qps(decode)
+    handling = problem.handling_s(decode.iteration_s, disaggregated=True)
+    ttft_s = prefill.service_s[:, None] + handling + transfer_s(problem, prefill, decode)
+    price = pair_price(problem, prefill, decode)
     latency_s = ttft_s if against == "ttft" else np.broadcast_to(decode.ttit_s, price.shape)
     rows = front(narrow, against)
     rows = rows.filter(

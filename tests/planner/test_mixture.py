@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.errors import InputError
-from planner.mixture import cheapest_mixture, even_price_ratio, pairing_saving
+from planner.mixture import cheapest_mixture, pairing_saving
 from planner.rates import matched_qps
+from planner.whatif.pairing import Costs
 
 PREFILL, DECODE = np.array([88.0, 88.0, 85.0]), np.array([77.0, 276.0, 277.0])
 """The reference's devices A, B and C."""
@@ -47,14 +48,13 @@ def test_devices_that_cannot_serve_a_phase() -> None:
 
 
 @given(RATES, RATES, st.floats(min_value=0.05, max_value=20.0))
-def test_pairing_saves_most_where_either_alone_costs_the_same(
-    prefill: list[float], decode: list[float], other: float
+def test_it_saves_what_the_costs_of_two_devices_say(
+    prefill: list[float], decode: list[float], ratio: float
 ) -> None:
-    ratio = even_price_ratio(prefill, decode)
-    usd = np.array([[1.0, ratio], [1.0, ratio * other]])
-    best, elsewhere = pairing_saving(usd / prefill, usd / decode)
-    assert best >= elsewhere - 1e-9
-    assert best >= -1e-9
+    p, d = 1 / np.array(prefill), 1 / np.array(decode)
+    costs = Costs(p[0] + d[0], p[1] + d[1], ((p[0], d[1], ""), (d[0], p[1], "")))
+    usd = np.array([ratio, 1.0])
+    assert float(pairing_saving(usd * p, usd * d)) == pytest.approx(float(costs.saving(ratio)))
 
 
 def test_scarce_devices_decode_where_they_save_most() -> None:
