@@ -2,8 +2,8 @@
 
 What is fitted is what no operator's time speaks of: how an engine handles a request, and what
 share of drafts is accepted. What it adds to a step stands as it is expected: those constants,
-fitted too, took up the errors of the operators of the models at hand, and models that the
-fit had not seen were predicted worse, on every device and by every engine.
+fitted too, took up the errors of the operators of the models at hand, and the time per token
+of models that the fit had not seen was predicted worse, by every engine in continuous service.
 
 The loss is the mean absolute log-ratio of predicted to measured TPOT and TTFT, cut off so
 that a row whose deployment was something else than it says (speculation that it does not
