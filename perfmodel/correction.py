@@ -1,9 +1,10 @@
 """What end-to-end measurements add to the operators' times: a few physical constants per engine.
 
 Operators are timed alone, in a loop, on a machine that does nothing else. A serving engine
-also schedules and samples, launches prefill kernel by kernel, shares its links and runs
-shared experts beside routed ones. Each of these is one constant here, fitted to measured
-deployments (`perfmodel.calibration`); `NEUTRAL` leaves the operators as they are.
+also schedules and samples, launches prefill kernel by kernel, runs shared experts beside
+routed ones and handles requests. Each of these is one constant here, expected of any engine
+or fitted to measured deployments (`perfmodel.calibration`); `NEUTRAL` leaves the operators
+as they are.
 """
 
 from __future__ import annotations
@@ -37,8 +38,6 @@ class Correction:
         sequence_overhead_s: the same, per sequence that receives a token.
         layer_gap_s: per layer of an iteration with prompts in it: those are launched
             kernel by kernel, where decode steps replay a captured graph.
-        collective_factor: collectives, which in service contend and wait for the slowest.
-        expert_factor: routed experts: the imbalance of real routing over the tables'.
         shared_overlap: share of the shared experts' time hidden behind the routed ones.
         prefill_factor: operators on prompt tokens: long products run at the clock that the
             power limit sustains, not at a benchmark's.
@@ -55,8 +54,6 @@ class Correction:
     iteration_overhead_s: float = 0.0
     sequence_overhead_s: float = 0.0
     layer_gap_s: float = 0.0
-    collective_factor: float = 1.0
-    expert_factor: float = 1.0
     shared_overlap: float = 0.0
     prefill_factor: float = 1.0
     request_overhead_s: float = 0.0
@@ -70,11 +67,7 @@ class Correction:
 
     def operator_factor(self, kind: str) -> float:
         """What an operator of a kind (see `operator_kind`) is multiplied by."""
-        return {
-            "communication": self.collective_factor,
-            "routed": self.expert_factor,
-            "shared": 1.0 - self.shared_overlap,
-        }.get(kind, 1.0)
+        return 1.0 - self.shared_overlap if kind == "shared" else 1.0
 
     def token_factor(self, work: StepWork) -> FloatArray:
         """What all operators of each column of work are multiplied by, (C,)."""

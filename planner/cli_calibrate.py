@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from perfmodel.validation import Row, Seen
 
 COMMENT = """\
-Fitted by `planner calibrate` to measured deployments; perfmodel/correction.py says what
-each constant is."""
+Of a request: fitted by `planner calibrate` to measured deployments. Of a step: expected of
+any engine. perfmodel/correction.py says what each constant is."""
 
 FEW = {
     "agg": "so few hardly hold the constants",

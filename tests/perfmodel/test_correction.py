@@ -58,22 +58,13 @@ def test_overheads_add_up_by_iteration_sequence_and_layer(deepseek: StepModel) -
     assert pace(with_gaps, MIXED) - pace(bare, MIXED) == pytest.approx(layers * 1e-4)
 
 
-def test_factors_scale_their_own_operators(deepseek: StepModel) -> None:
+def test_hidden_experts_take_their_share_off(deepseek: StepModel) -> None:
     parts = breakdown(corrected(deepseek), LAYOUT, DECODE)
-
-    def spent(kind: str) -> float:
-        found = (op for op in parts.operators if operator_kind(op.name, op.module) == kind)
-        return sum(op.total_s for op in found)
-
-    for constant, kind, change in (
-        ("collective_factor", "communication", 0.5),
-        ("expert_factor", "routed", 0.5),
-    ):
-        slower = pace(corrected(deepseek, **{constant: 1.5}), DECODE)
-        expected = parts.total_s + change * spent(kind)
-        assert slower == pytest.approx(expected, rel=1e-6)
-    hidden = pace(corrected(deepseek, shared_overlap=1.0), DECODE)
-    assert hidden == pytest.approx(parts.total_s - spent("shared"), rel=1e-6)
+    found = (op for op in parts.operators if operator_kind(op.name, op.module) == "shared")
+    spent = sum(op.total_s for op in found)
+    hidden = pace(corrected(deepseek, shared_overlap=0.5), DECODE)
+    assert spent > 0
+    assert hidden == pytest.approx(parts.total_s - 0.5 * spent, rel=1e-6)
 
 
 def test_prefill_factor_leaves_decodes_alone(deepseek: StepModel) -> None:
@@ -83,9 +74,7 @@ def test_prefill_factor_leaves_decodes_alone(deepseek: StepModel) -> None:
 
 
 def test_breakdown_still_adds_up_to_the_pace(deepseek: StepModel) -> None:
-    changed = corrected(
-        deepseek, layer_gap_s=1e-4, collective_factor=1.3, prefill_factor=1.1, expert_factor=0.8
-    )
+    changed = corrected(deepseek, layer_gap_s=1e-4, prefill_factor=1.1, shared_overlap=0.3)
     assert breakdown(changed, LAYOUT, MIXED).total_s == pytest.approx(pace(changed, MIXED))
 
 
@@ -95,15 +84,13 @@ def test_every_engine_ships_with_fitted_constants() -> None:
         assert correction != NEUTRAL
         # Physical: nothing is free, no factor far from the measured operators.
         assert 0 <= correction.iteration_overhead_s < 5e-3
-        assert 0.4 < correction.collective_factor < 2.5
-        assert 0.4 < correction.expert_factor < 2.5
         assert 0.8 < correction.prefill_factor < 2.0
         assert 0 <= correction.shared_overlap <= 1
 
 
 def test_file_round_trips(tmp_path: Path) -> None:
     path = tmp_path / "corrections.yaml"
-    values = {"trtllm": Correction(iteration_overhead_s=4e-4, expert_factor=0.9)}
+    values = {"trtllm": Correction(iteration_overhead_s=4e-4, prefill_factor=0.9)}
     path.write_text(dump_corrections(values, "why\nand how"))
     assert load_corrections(path) == values
     assert path.read_text().startswith("# why\n# and how\n")
@@ -116,8 +103,8 @@ def test_file_round_trips(tmp_path: Path) -> None:
         ("engines: {vllm: {layer_gap_s: -1}}", "expected a number of at least 0, got -1"),
         ("engines: {vllm: {layer_gap_s: fast}}", "expected a number of at least 0, got 'fast'"),
         (
-            "engines: {vllm: {acceptance: 0.7, layer_gap_s: 0.0001, collective_factor: 1}}",
-            "engines.vllm: lacks expert_factor, first_token_steps, handover_s, iteration_overhead",
+            "engines: {vllm: {acceptance: 0.7, layer_gap_s: 0.0001}}",
+            "engines.vllm: lacks first_token_steps, handover_s, iteration_overhead",
         ),
         ("engines: 3", "engines: expected engines by name"),
     ],
