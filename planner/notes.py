@@ -11,7 +11,7 @@ from planner.estimator_error import token_error
 from planner.plan import FleetPlan
 from planner.prices import RELATIVE, listed_prices
 from planner.problem import Offer, Problem
-from spaces.expressible import Place, Traits, expressible
+from spaces.expressible import RULES, Place, Traits, expressible
 
 TTIT_LIMIT = "TTIT target"
 """How a pool's limits name that a larger batch would miss the target."""
@@ -97,6 +97,8 @@ def _margin(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> l
 
 def _inexpressible(problem: Problem, fleet: FleetPlan) -> list[str]:
     """Layouts that the engine has no flags for: cheapest, but nothing that can be started."""
+    if problem.engine.name not in RULES:
+        return []
     engine, model = problem.engine, Traits.of(problem.model)
     devices = {offer.device.name: offer.device for offer in problem.offers}
     parsed = {pool.role: parse_layout(pool.layout) for pool in fleet.pools}
