@@ -43,7 +43,8 @@ from planner import figures
 from planner.candidates import Candidates
 from planner.evaluated import Evaluated, evaluate
 from planner.pairing import Choice, rank
-from planner.query import Query, Slo
+from planner.query import Query
+from planner.query_workload import Slo
 
 BoolArray = NDArray[np.bool_]
 RESULTS = Path(__file__).parent / "results"

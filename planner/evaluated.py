@@ -22,7 +22,8 @@ from planner.candidates import Candidates
 from planner.encoder import apart, beside, fleets_with_encoder
 from planner.pairing import KINDS, Choice, cheapest_fleets, rank
 from planner.problem import Offer, Problem, alternatives, resolve
-from planner.query import DeviceChoice, Query, Slo, Target
+from planner.query import DeviceChoice, Query
+from planner.query_workload import Slo, Target
 from planner.search import SearchResult, combined, exhaustive, tpe
 from planner.sweep import Space
 

@@ -27,7 +27,7 @@ from planner.candidates import Candidates, Role
 from planner.dominance import nondominated
 from planner.pairing import Choice, cheapest_fleets, rank
 from planner.problem import Offer, Problem, supported
-from planner.query import Slo, Target
+from planner.query_workload import Slo, Target
 from planner.search import SearchResult
 from planner.sweep import Space
 from spaces.constraints import LayoutConstraint, memory_constraint, one_of, world_constraint

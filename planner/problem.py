@@ -21,9 +21,10 @@ from perfmodel.recipe_solver import from_recipe
 from perfmodel.traffic import Traffic, VisionLoad
 from planner.costs import Costs, costs_of
 from planner.prices import price_list
-from planner.query import DeviceChoice, Query, Slo
+from planner.query import DeviceChoice, Query
 from planner.query_choices import SyntheticModel
 from planner.query_costs import CostChoice
+from planner.query_workload import Slo
 from planner.target import engine_of, overlaps_halves, runs_on
 from planner.tco import usd_per_device_hour
 

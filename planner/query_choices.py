@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -10,6 +11,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -136,3 +138,11 @@ Routing = Annotated[
     Annotated[MeasuredRouting, Tag("literal")] | Annotated[RoutingChoice, Tag("dict")],
     Discriminator(_routing_kind),
 ]
+
+
+def resolve_path(value: str, info: ValidationInfo, suffixes: tuple[str, ...]) -> str:
+    """Paths in a query file are relative to the file."""
+    folder = (info.context or {}).get("folder")
+    if folder is not None and (value.endswith(suffixes) or value.startswith((".", "/", "~"))):
+        return str((Path(folder) / Path(value).expanduser()).resolve())
+    return value

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from perfmodel.queueing import exceedance, mean_wait_s, wait_probability
 from planner.candidates import Candidates
 from planner.problem import Problem
-from planner.query import Target
+from planner.query_workload import Target
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -26,7 +26,7 @@ from perfmodel.step import StepModel
 from perfmodel.work import step_tokens
 from planner.candidates import Axes, Candidates, Estimates, Funnel, Role
 from planner.problem import Offer, Problem, supported
-from planner.query import Target
+from planner.query_workload import Target
 from planner.target import engine_of, runs_on
 from spaces.constraints import (
     Degrees,

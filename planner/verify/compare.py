@@ -15,7 +15,7 @@ from perfmodel.units import format_time
 from planner.estimator_error import TimeError, first_token_error, token_error
 from planner.plan import FleetPlan
 from planner.problem import Problem
-from planner.query import Target
+from planner.query_workload import Target
 from planner.verify.results import Measured
 
 SATURATED = 0.95

@@ -21,7 +21,8 @@ from planner.evaluated import Evaluated
 from planner.files import as_text
 from planner.plan import Plan
 from planner.prices import price_list
-from planner.query import Query, Target, load_query
+from planner.query import Query, load_query
+from planner.query_workload import Target
 from planner.web.explore import (
     View,
     brought,

@@ -22,7 +22,8 @@ from planner.evaluated import FREE, Evaluated, Progress, evaluate
 from planner.fronts import front
 from planner.large_fleet import Against
 from planner.plan import Plan
-from planner.query import Query, Slo, Target, load_query
+from planner.query import Query, load_query
+from planner.query_workload import Slo, Target
 from planner.solve import answer, query_data
 from planner.web import charts
 

@@ -22,7 +22,8 @@ from planner.files import as_text, atomic_write
 from planner.fronts import front
 from planner.large_fleet import Against
 from planner.plan import fleet_hosts_text
-from planner.query import Query, Target
+from planner.query import Query
+from planner.query_workload import Target
 from planner.reopen import reopen
 from planner.report import mean_tokens
 from planner.web import charts, tables

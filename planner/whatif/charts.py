@@ -11,7 +11,7 @@ import numpy as np
 from perfmodel.errors import InputError
 from perfmodel.traffic import Lengths
 from planner.figures import COLOURS, GREY, colours, data, titled
-from planner.query import Target
+from planner.query_workload import Target
 from planner.whatif.axes import Axis, Cell
 from planner.whatif.fields import value_of
 from planner.whatif.grid import Grid

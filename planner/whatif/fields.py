@@ -20,7 +20,8 @@ from perfmodel.documents import message
 from perfmodel.errors import InputError
 from perfmodel.traffic import Lengths
 from planner.problem import offer_of
-from planner.query import Query, Slo, Target
+from planner.query import Query
+from planner.query_workload import Slo, Target
 from planner.solve import query_data
 
 _MULTIPLE = re.compile(r"x\s*(?:\d+\.?\d*|\.\d+)")

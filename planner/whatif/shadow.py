@@ -17,7 +17,8 @@ from perfmodel.errors import InputError
 from planner.evaluated import Evaluated, Progress, evaluate
 from planner.pairing import Choice
 from planner.problem import resolve
-from planner.query import Query, Slo, Target
+from planner.query import Query
+from planner.query_workload import Slo, Target
 from planner.whatif.fields import short_name, targets
 from planner.whatif.market import TOLERANCE, demand, fleet_name
 

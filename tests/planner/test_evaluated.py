@@ -16,7 +16,8 @@ from perfmodel.errors import ConfigError, InputError
 from planner.evaluated import Evaluated, evaluate, loosest
 from planner.infeasible import InfeasibleError
 from planner.plan import Plan
-from planner.query import Query, Target
+from planner.query import Query
+from planner.query_workload import Target
 from planner.solve import answer, answers, solve
 
 STORE = PerfStore()
