@@ -161,7 +161,7 @@ def preference(choice: Choice) -> tuple[object, ...]:
     """By what fleets are ordered, the best first: to compare, not to show.
 
     The cheaper; of equal prices the simpler kind, then the one with the greater margin (at the
-    least of the targets' and then at the next), fewer devices in use, the simpler configurations.
+    least of the limits' and then at the next), fewer devices in use, the simpler configurations.
     """
     pools = 2 * KINDS.index(choice.kind) + (choice.encoder is not None)
     margin = tuple(to_compare(np.array(choice.margin)).tolist())

@@ -1,4 +1,4 @@
-"""How far fleets stay within their latency targets: what decides among those of one price."""
+"""How far fleets stay within their limits of latency and load: decides among those of one price."""
 
 from __future__ import annotations
 
@@ -18,20 +18,24 @@ def margins(
     replicas: FloatArray,
     qps: float,
     decode: Candidates,
+    decode_replicas: FloatArray,
     extra_s: FloatArray,
     transfer_s: FloatArray | float = 0.0,
 ) -> FloatArray:
-    """Shares of the targets that are left at a demand, the least first: (N, T) of T targets.
+    """Shares of the limits that are left at a demand, the least first: (N, 1 + T) of T targets.
 
-    Negative where a target is missed. A percentile's is known to a thousandth of the target.
+    The limits are what a fleet may be loaded with, and the latency targets. Negative where one is
+    missed. A percentile's is known to a thousandth of the target.
 
     Args:
         prompts, decode: candidates of the pool that takes the prompts and of the one that decodes,
             N each or one; the same for a continuous pool.
-        replicas: of the former, (N,) or (1,).
+        replicas, decode_replicas: of each, (N,) or (1,).
         extra_s, transfer_s: of `planner.sizing.late_share`, (N,) or (1,).
     """
-    slo, found = problem.slo, []
+    slo = problem.slo
+    capacity = np.minimum(prompts.qps * replicas, decode.qps * decode_replicas)
+    found = [1.0 - qps / (capacity * problem.max_utilization)]
     if slo.ttit is not None:
         found.append(1.0 - decode.ttit_slo_s / slo.ttit.seconds)
     if slo.ttft is not None or slo.e2e is not None:
@@ -49,14 +53,13 @@ def margins(
             outputs_s = problem.traffic.outputs.mean * decode.ttit_s
             found.append(1.0 - (mean + outputs_s) / slo.e2e.seconds)
     count = max(len(prompts), len(decode))
-    shares = [np.broadcast_to(share, count) for share in found]
-    return np.sort(np.stack(shares, axis=1), axis=1) if shares else np.zeros((count, 0))
+    return np.sort(np.stack([np.broadcast_to(f, count) for f in found], axis=1), axis=1)
 
 
 def preferred(pool: Candidates, margin: FloatArray, devices: NDArray[np.int64]) -> NDArray[np.intp]:
     """Candidates of fleets of one price, the best first, (N,).
 
-    The greater margin is, at the least of the targets' and then at the next; then fewer devices in
+    The greater margin is, at the least of the limits' and then at the next; then fewer devices in
     use, and the simpler configuration.
     """
     columns = [*to_compare(margin).T, devices, *simplicity(pool).T]

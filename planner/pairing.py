@@ -3,7 +3,7 @@
 `Choice` names one fleet: a continuous pool, or a prefill and a decode pool. For every
 device (continuous) and every pair of devices (disaggregated) the cheapest choice is
 found; the winner is the cheapest of them, and the others are the runners-up. Among
-fleets of one price the one that stays furthest within the targets is taken (`planner.margin`).
+fleets of one price the one that stays furthest within its limits is taken (`planner.margin`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ def _cheapest(
     while np.isfinite(least := price.min()):
         tied = np.flatnonzero(price <= least * (1 + TIE))
         some, count = part.take(tied), counts[tied]
-        margin = margins(problem, some, count.astype(float), qps, some, handling_s[tied])
+        needed = count.astype(float)
+        margin = margins(problem, some, needed, qps, some, needed, handling_s[tied])
         for i in preferred(some, margin, count * some.world):
             choice = make_choice([Pool(part, int(tied[i]), int(count[i]))])
             if choice is not None:
@@ -383,11 +384,12 @@ def _of_most_margin(
     sides[position], replicas[position] = block, counts
     prefill, decode = sides
     moving = transfer_s(problem, prefill, decode).ravel()
-    slots = sizing.slot_waiting(problem, decode, replicas[1].astype(float), qps)
+    senders, receivers = (count.astype(float) for count in replicas)
+    slots = sizing.slot_waiting(problem, decode, receivers, qps)
     delay = moving + slots.mean_s + problem.handling_s(decode.iteration_s, disaggregated=True)
-    margin = margins(problem, prefill, replicas[0].astype(float), qps, decode, delay, moving)
+    margin = margins(problem, prefill, senders, qps, decode, receivers, delay, moving)
     meets = (
-        (margin >= 0.0).all(axis=1)
+        (margin >= -TIE).all(axis=1)
         & (sender_replicas(problem, prefill, decode, qps).ravel() <= replicas[0])
         & (receiver_replicas(problem, decode, qps) <= replicas[1])
     )

@@ -1,4 +1,4 @@
-"""Of fleets of one price the one that stays furthest within its targets, against plain loops."""
+"""Of fleets of one price the one that stays furthest within its limits, against plain loops."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ CASES: dict[str, dict[str, Any]] = {
         "workload": {"input_tokens": {"p50": 1000, "p99": 4000}},
     },
     "end to end": {"slo": {"ttft": "300ms", "e2e": "2s"}},
+    "no targets": {"slo": {}},
 }
 PERCENT = 0.011
 """Margins that differ by less than one are alike."""
 
 
 def margin(problem: Problem, choice: Choice, qps: float) -> list[float]:
-    """What is left of each target, the least first, by the scalar functions."""
+    """What is left of each limit, the least first, by the scalar functions."""
     first, last = choice.pools[0], choice.pools[-1]
     slo, two = problem.slo, first is not last
     waiting = sizing.first_token_waiting(problem, first.one, np.array([float(first.replicas)]), qps)
@@ -41,7 +42,8 @@ def margin(problem: Problem, choice: Choice, qps: float) -> list[float]:
         count = np.array([float(last.replicas)])
         extra += sizing.slot_waiting(problem, last.one, count, qps).mean_s[0]
     ttft = mean = float(sizing.ttft_s(problem, first.one, waiting, extra)[0])
-    left = []
+    capacity = min(float(pool.one.qps[0]) * pool.replicas for pool in choice.pools)
+    left = [1 - qps / (capacity * problem.max_utilization)]
     if slo.ttit is not None:
         left.append(1 - float(last.one.ttit_slo_s[0]) / slo.ttit.seconds)
     if slo.ttft is not None:
