@@ -70,14 +70,23 @@ def parse_quantity(text: str | float | int, kind: str) -> float:
     )
 
 
-def format_time(seconds: float) -> str:
+def format_time(seconds: float, digits: int = 3) -> str:
     """A time for people: `13.2 ms`, `1.25 s`, `7.1 us`."""
     magnitude = abs(seconds)
     if magnitude >= 1.0:
-        return f"{seconds:.3g} s"
+        return f"{seconds:.{digits}g} s"
     if magnitude >= 1e-3:
-        return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds * 1e6:.3g} us"
+        return f"{seconds * 1e3:.{digits}g} ms"
+    return f"{seconds * 1e6:.{digits}g} us"
+
+
+def format_apart(first_s: float, second_s: float) -> tuple[str, str]:
+    """Two times for people, in as many digits as tell them apart (9 at most)."""
+    for digits in range(3, 10):
+        first, second = format_time(first_s, digits), format_time(second_s, digits)
+        if first != second:
+            break
+    return first, second
 
 
 def format_bytes(count: float) -> str:

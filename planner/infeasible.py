@@ -21,7 +21,7 @@ from perfmodel.layout import Layouts, format_layout
 from perfmodel.memory import TERMS, replica_memory
 from perfmodel.operators import Bound
 from perfmodel.precision import Precision
-from perfmodel.units import format_bytes, format_count, format_time
+from perfmodel.units import format_apart, format_bytes, format_count, format_time
 from perfmodel.work import StepWork, step_tokens
 from planner.candidates import Candidates, Role
 from planner.dominance import nondominated
@@ -225,8 +225,7 @@ def _explain_latency(space: Space) -> str:
         if reached is not None and reached[0] > slo.ttit.seconds:
             seconds, text = reached
             lines.append(
-                f"TTIT {format_time(slo.ttit.seconds)} ({slo.ttit.statistic}) is below "
-                f"{format_time(seconds)}, the least any layout reaches: {text}. "
+                f"TTIT {_below(slo.ttit, seconds)}, the least any layout reaches: {text}. "
                 f"Smallest feasible: ttit: {_spelled(slo.ttit, seconds)}"
             )
             # What else is impossible, is so beside this relaxation too.
@@ -236,9 +235,8 @@ def _explain_latency(space: Space) -> str:
         if least is not None and least[0] > slo.ttft.seconds:
             seconds, text = least
             lines.append(
-                f"TTFT {format_time(slo.ttft.seconds)} ({slo.ttft.statistic}) is below "
-                f"{format_time(seconds)}, the least any layout reaches on an idle system: {text}. "
-                + _suggestion(space, slo, "ttft", seconds)
+                f"TTFT {_below(slo.ttft, seconds)}, the least any layout reaches on an idle "
+                f"system: {text}. " + _suggestion(space, slo, "ttft", seconds)
             )
     if not lines and slo.e2e is not None:
         lines.append(
@@ -252,6 +250,12 @@ def _explain_latency(space: Space) -> str:
         )
     said = [f"SLO: {line.rstrip()}" for line in lines]
     return "\n".join([*said, *_conflicts(space)])
+
+
+def _below(target: Target, least_s: float) -> str:
+    """A target and the longer time that it asks too much of."""
+    asked, least = format_apart(target.seconds, least_s)
+    return f"{asked} ({target.statistic}) is below {least}"
 
 
 def _rounded(seconds: float) -> float:

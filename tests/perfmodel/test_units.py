@@ -6,7 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perfmodel.units import format_bytes, format_count, format_time, parse_quantity
+from perfmodel.units import (
+    format_apart,
+    format_bytes,
+    format_count,
+    format_time,
+    parse_quantity,
+)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +93,12 @@ def test_formats() -> None:
     assert format_time(1.25) == "1.25 s"
     assert format_bytes(80 * 2**30) == "80.0 GiB"
     assert format_bytes(12) == "12 B"
+
+
+def test_times_that_differ_are_told_apart() -> None:
+    assert format_apart(0.06, 0.06001) == ("60 ms", "60.01 ms")
+    assert format_apart(0.06, 0.07) == ("60 ms", "70 ms")
+    assert format_apart(1.25, 1.25) == ("1.25 s", "1.25 s")
 
 
 def test_one_thing_is_singular() -> None:
