@@ -172,6 +172,11 @@ def _said(one: Comparison) -> str:
 
 def _cautions(problem: Problem, measured: Measured) -> list[str]:
     lines = []
+    if measured.model and _own_name(measured.model) != _own_name(problem.model.name):
+        lines.append(
+            f"the results are of {measured.model}, the plan is of {problem.model.name}: the same "
+            "under another name, or results of something else"
+        )
     planned = {
         "input": (problem.traffic.inputs.mean, measured.input_tokens),
         "output": (problem.traffic.outputs.mean, measured.output_tokens),
@@ -192,6 +197,11 @@ def _cautions(problem: Problem, measured: Measured) -> list[str]:
     if "mean" not in measured.ttit:
         lines.append("the file has no time per output token: decode is not compared")
     return lines
+
+
+def _own_name(model: str) -> str:
+    """A model's name without its owner or folder, in small letters."""
+    return model.rstrip("/").rpartition("/")[2].lower()
 
 
 def _kept(problem: Problem, measured: Measured) -> list[tuple[str, bool]]:

@@ -181,6 +181,19 @@ def test_runs_that_are_not_comparable_say_so(planned: tuple[Any, ...]) -> None:
     assert "no time per output token" in said
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("qwen3-8b", False), ("/models/Qwen3-8B/", False), (None, False), ("Qwen/Qwen3-32B", True)],
+)
+def test_results_of_another_model_say_so(
+    name: str | None, told: bool, planned: tuple[Any, ...]
+) -> None:
+    plan, problem, seen = planned
+    assert problem.model.name == "Qwen/Qwen3-8B"
+    cautions = compare(problem, plan, replace(seen, model=name), STORE).cautions
+    assert any(f"the results are of {name}" in line for line in cautions) == told
+
+
 def fleet_data(plan: Plan) -> dict[str, Any]:
     data: dict[str, Any] = json.loads(json.dumps(plan.to_dict()))["best"]
     return data
