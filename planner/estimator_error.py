@@ -21,7 +21,7 @@ ANALYTIC_LIKE = "mi300x"
 
 @dataclass(frozen=True)
 class TimeError:
-    """What measured times may be, over estimated ones.
+    """What measured times may be, over estimated ones: as far off as they are in the median.
 
     Attributes:
         low, high: the factors to try.
@@ -63,10 +63,12 @@ def time_error(device: Device, engine: str, mode: str, store: PerfStore) -> Time
         error, rows = entries[name]["error"], entries[name]["rows"]
         origin = f"median error over {rows} measured {mode} deployments of {name}"
     else:
+        if mode in data["engines"].get(engine, {}):
+            places[engine] = data["engines"][engine][mode]
         name = max(places, key=lambda n: places[n]["error"])
         error = places[name]["error"]
         why = "its times are corrected" if corrected else "no deployment of it was measured"
-        origin = f"{why}: the largest known, {name}'s {mode}"
+        origin = f"{why}: the largest known median error, {name}'s {mode}"
     return TimeError.of(error, origin)
 
 
@@ -82,7 +84,7 @@ def first_token_error(fleet: FleetPlan) -> TimeError:
     mode = _mode(fleet)
     known = _data()["first_token"][mode]
     return TimeError.of(
-        known["error"], f"median error over {known['rows']:,} measured {mode} deployments"
+        known["error"], f"median error of means over {known['rows']:,} measured {mode} deployments"
     )
 
 

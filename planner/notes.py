@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from perfmodel.database import PerfStore
 from perfmodel.layout import parse_layout
 from perfmodel.units import format_count, format_time
-from planner.estimator_error import token_error
+from planner.estimator_error import TimeError, first_token_error, token_error
 from planner.plan import FleetPlan
 from planner.prices import RELATIVE, listed_prices
 from planner.problem import Offer, Problem
+from planner.query_workload import Target
 from spaces.expressible import RULES, Place, Traits, expressible
 
 TTIT_LIMIT = "TTIT target"
@@ -44,7 +45,7 @@ def notes(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> tup
                 f"{unknown:.0%} of the {pool.role} time on {pool.device} rests on extrapolated or "
                 "analytic operators: measure before buying."
             )
-    notes += _margin(problem, plans, store)
+    notes += _margins(problem, plans, store)
     notes += _inexpressible(problem, best)
     notes += [_list_price(o) for o in problem.offers if o.device.name in used and _spread(o)]
     allowed = max(problem.draft_tokens)
@@ -70,29 +71,49 @@ def notes(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> tup
     return tuple(notes)
 
 
-def _margin(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> list[str]:
-    """Whether times longer by the estimator's known error would miss the target per token."""
-    best, target = plans[0], problem.slo.ttit
-    if target is None or _time_per_token(best, problem) > target.seconds:
+def _margins(problem: Problem, plans: Sequence[FleetPlan], store: PerfStore) -> list[str]:
+    """Whether times longer by the estimator's known error would miss the targets."""
+    best, slo, found = plans[0], problem.slo, []
+    if slo.ttit is not None:
+        predicted = _time_per_token(best, problem)
+        where = "with every slot taken" if _of_full_slots(best, problem) else "at this load"
+        known = token_error(problem, best, store)
+        found += _margin("TTIT", predicted, where, slo.ttit, known)
+        if found and (roomier := _as_cheap_and_safe(problem, plans, store, slo.ttit)):
+            found[-1] += roomier
+    if slo.ttft is not None:
+        predicted = best.ttft.mean_s if best.ttft.slo_s is None else best.ttft.slo_s
+        found += _margin("TTFT", predicted, "", slo.ttft, first_token_error(best))
+    return found
+
+
+def _margin(
+    name: str, predicted_s: float, where: str, target: Target, known: TimeError
+) -> list[str]:
+    """That a time as much longer as estimates are known to be off would miss its target, if so."""
+    if not predicted_s <= target.seconds < predicted_s * known.high:
         return []
-    known = token_error(problem, best, store)
-    predicted = _time_per_token(best, problem)
-    if predicted * known.high <= target.seconds:
-        return []
-    text = (
-        f"TTIT of {format_time(predicted)} at this load is {predicted / target.seconds:.0%} of its "
-        f"target, and measured times are up to {known.high - 1:.0%} above such estimates "
-        f"({known.origin})."
-    )
+    told = " ".join(filter(None, (f"({target.statistic})", where)))
+    return [
+        f"{name} of {format_time(predicted_s)} {told} is {predicted_s / target.seconds:.0%} of its "
+        f"target: times {known.high - 1:.0%} longer would miss it, and estimates are known to be "
+        f"off by as much ({known.origin})."
+    ]
+
+
+def _as_cheap_and_safe(
+    problem: Problem, plans: Sequence[FleetPlan], store: PerfStore, target: Target
+) -> str:
+    """Another fleet of the price whose time per token stays within its target, in a sentence."""
+    best = plans[0]
     for other in plans[1:]:
         dearer = other.usd_per_hour / best.usd_per_hour - 1.0
         safe = _time_per_token(other, problem) * token_error(problem, other, store).high
         if dearer <= SAME_PRICE and other.qps >= best.qps and safe <= target.seconds:
             spare = 1.0 - _time_per_token(other, problem) / target.seconds
             fleet = f"{other.kind}, {other.hosts_text}"
-            text += f" For the same price {fleet}, leaves {spare:.0%} to spare."
-            break
-    return [text]
+            return f" For the same price {fleet}, leaves {spare:.0%} to spare."
+    return ""
 
 
 def _inexpressible(problem: Problem, fleet: FleetPlan) -> list[str]:
@@ -126,10 +147,15 @@ def _inexpressible(problem: Problem, fleet: FleetPlan) -> list[str]:
     ]
 
 
+def _of_full_slots(fleet: FleetPlan, problem: Problem) -> bool:
+    """Whether the target on the time per token is a percentile, which is one of full slots."""
+    target = problem.slo.ttit
+    return target is not None and target.percentile is not None and fleet.ttit_slo_s is not None
+
+
 def _time_per_token(fleet: FleetPlan, problem: Problem) -> float:
     """In the target's statistic: a percentile is of full slots, a mean is at the load."""
-    target = problem.slo.ttit
-    if target is not None and target.percentile is not None and fleet.ttit_slo_s is not None:
+    if _of_full_slots(fleet, problem) and fleet.ttit_slo_s is not None:
         return fleet.ttit_slo_s
     return fleet.ttit_at_load_s
 
