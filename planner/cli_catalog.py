@@ -58,7 +58,7 @@ def batch(
     Example: planner batch examples --out results
     """
     from perfmodel.errors import InputError
-    from planner.catalog.report import print_results
+    from planner.catalog.report import print_results, results_table
     from planner.files import check_writable
     from planner.web.pages import write_page
 
@@ -84,6 +84,8 @@ def batch(
             f"${sum(found):,.2f} per hour, each on hosts of its own and without the catalog's "
             "inventories and spare hosts, with which `planner fleet` plans all together"
         )
+        if not quiet:
+            console().print(results_table(results))
     for result in failed:
         typer.echo(f"error: {result.name}: {result.error}", err=True)
     if wrong or failed:

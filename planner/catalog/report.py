@@ -51,28 +51,35 @@ def print_results(results: Sequence[Result], console: Console) -> None:
             "its own"
         )
     )
-    table = Table("service", "fleet", "model", box=None, pad_edge=False)
+    console.print(results_table(results, with_model=True))
+    failed = [result for result in results if result.plan is None]
+    if failed:
+        console.print(Text("\nWithout a plan", style="bold"))
+    for result in failed:
+        console.print(Text(f"{result.name}: {result.error}"))
+
+
+def results_table(results: Sequence[Result], *, with_model: bool = False) -> Table:
+    """What each service that has a plan runs on, alone, and costs."""
+    named = ("service", "fleet", "model") if with_model else ("service", "fleet")
+    table = Table(*named, box=None, pad_edge=False)
     for name in ("requests/s", "USD/h", "TTFT", "TTIT"):
         table.add_column(name, justify="right")
     for result in results:
         if result.plan is None:
             continue
         best = result.plan["best"]
+        model = (result.plan["model"]["name"],) if with_model else ()
         table.add_row(
             result.name,
             f"{best['kind']}: {fleet_hosts_text(best)}",
-            result.plan["model"]["name"],
+            *model,
             f"{best['qps']:,.4g}",
             f"{best['usd_per_hour']:,.2f}",
             format_time(best["ttft"]["mean_s"]),
             format_time(best["ttit_mean_s"]),
         )
-    console.print(table)
-    failed = [result for result in results if result.plan is None]
-    if failed:
-        console.print(Text("\nWithout a plan", style="bold"))
-    for result in failed:
-        console.print(Text(f"{result.name}: {result.error}"))
+    return table
 
 
 def _paid_for(fleet: CatalogFleet) -> str:

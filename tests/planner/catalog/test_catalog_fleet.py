@@ -227,9 +227,13 @@ def test_a_catalog_from_the_command_line(catalog_file: CatalogFile, tmp_path: Pa
     assert said.exit_code == 3
     assert "3 services: 3 computed, 0 known already, 1 without a plan" in said.stdout
     assert "error: broken:" in said.stderr
+    shown = {line.split()[0]: line for line in said.stdout.splitlines() if "continuous: " in line}
+    assert set(shown) == {"chat", "search"}
     table = pl.read_parquet(out / "results.parquet")
     assert table["service"].to_list() == ["chat", "search", "broken"]
     assert table["usd_per_hour"].is_null().to_list() == [False, False, True]
+    for name, usd in zip(shown, table["usd_per_hour"], strict=False):
+        assert f" {usd:.2f} " in shown[name]
     written = tmp_path / "fleet.yaml"
     said = planner("fleet", path, "--results", out, "--out", written, "--workers", 1)
     assert said.exit_code == 3
