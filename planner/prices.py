@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,14 @@ PRICES = Path(__file__).parent / "data" / "prices.yaml"
 
 RELATIVE = "relative"
 """The kind of an entry that is no money."""
+
+
+def format_usd(usd: float) -> str:
+    """An amount of USD for people: `0.0962`, `0.100`, `1.10`, `6,401`; no exponent."""
+    if abs(usd) >= 100.0 or usd == 0.0:
+        return f"{usd:,.0f}"
+    decimals = max(2, 2 - math.floor(math.log10(abs(usd))))
+    return f"{usd:.{decimals}f}"
 
 
 @lru_cache(maxsize=1)

@@ -10,9 +10,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from perfmodel.engine import engine_profile
 from perfmodel.units import format_bytes, format_count, format_time
 from planner.cautions import cautions
 from planner.plan import EncoderPlan, FleetPlan, HostPlan, Plan, PoolPlan, PrefixPlan
+from planner.prices import format_usd
+from planner.query import Query
 from planner.tco_report import energy_lines, terms_line
 
 
@@ -56,12 +59,17 @@ def headline(plan: Plan) -> Group:
     )
     answer = Text(f"${best.usd_per_hour:,.2f} per hour: {hosts}, {best.kind}", style="bold green")
     known = Text(
-        "known by: "
+        f"times of {engine_title(plan.query)}, known by: "
         + "; ".join(f"{pool.role} {_shares(pool.time_by_kind)}" for pool in best.pools),
         style="dim" if best.measured_share >= 0.5 else "bold yellow",
     )
     doubts = [Text(line, style="yellow") for line in cautions(plan.to_dict())]
     return Group(Text(question), answer, known, *doubts)
+
+
+def engine_title(query: Mapping[str, Any]) -> str:
+    """The engine whose operator tables a plan's query uses, as it is written."""
+    return engine_profile(query.get("engine", Query.model_fields["engine"].default)).title
 
 
 def _images(workload: Mapping[str, Any]) -> str:
@@ -218,10 +226,11 @@ def _money(best: FleetPlan) -> RenderableType:
     lines = [line for host in best.hosts for line in _price(host)]
     lines += [
         f"${best.usd_per_year:,.0f} per year",
-        f"${best.usd_per_million_input_tokens:.3g} per million input tokens, "
-        f"${best.usd_per_million_output_tokens:.3g} per million output tokens, "
-        f"${best.usd_per_thousand_requests:.3g} per thousand requests",
-        f"at scale, fully loaded: ${best.usd_per_hour_per_qps_at_scale:.3g} per hour per QPS",
+        f"${format_usd(best.usd_per_million_input_tokens)} per million input tokens, "
+        f"${format_usd(best.usd_per_million_output_tokens)} per million output tokens, "
+        f"${format_usd(best.usd_per_thousand_requests)} per thousand requests",
+        f"at scale, fully loaded: ${format_usd(best.usd_per_hour_per_qps_at_scale)} per hour "
+        "per QPS",
         f"{best.qps_per_usd_hour:.4g} QPS per USD/hour, {best.qps_per_device:.3g} QPS per device; "
         f"{best.qps / best.capacity_qps:.0%} of the capacity of {best.capacity_qps:.4g} QPS",
     ]

@@ -81,7 +81,7 @@ def summary(fleet: ScheduledFleet) -> list[str]:
 
 def _beside(price: float, other: float) -> str:
     if abs(other - price) < 0.005:
-        return f"as much as ${other:,.2f} "
+        return f"the same as ${other:,.2f} "
     word = "less" if price < other else "more"
     return f"{abs(1.0 - price / other):.1%} {word} than ${other:,.2f} "
 
@@ -120,10 +120,11 @@ def _hosts(fleet: ScheduledFleet) -> Table:
         had = sum(_counts(host)) * host.devices_per_host
         table.add_row(
             place_of(host),
-            f"{host.reserved} x {host.devices_per_host} at ${host.reserved_usd_per_device_hour:g}",
+            f"{host.reserved} x {host.devices_per_host} at "
+            f"${host.reserved_usd_per_device_hour:,.2f}",
             rented
             if host.on_demand_usd_per_device_hour is None
-            else f"{rented} at ${host.on_demand_usd_per_device_hour:g}",
+            else f"{rented} at ${host.on_demand_usd_per_device_hour:,.2f}",
             "-" if host.inventory_hosts is None else str(host.inventory_hosts),
             f"{sum(host.used_devices) / had:.0%}",
             f"{host.usd_per_hour:,.2f}",

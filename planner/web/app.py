@@ -20,7 +20,7 @@ from planner.cautions import cautions
 from planner.evaluated import Evaluated
 from planner.files import as_text
 from planner.plan import Plan
-from planner.prices import price_list
+from planner.prices import format_usd, price_list
 from planner.query import Query, load_query
 from planner.query_workload import Target
 from planner.web.explore import (
@@ -273,8 +273,8 @@ def answer(plan: Plan) -> None:
         (
             (f"TTFT ({plan.statistics.get('ttft', 'mean')})", f"{at_slo * 1e3:,.0f} ms"),
             (f"TTIT ({plan.statistics.get('ttit', 'mean')})", f"{ttit * 1e3:,.1f} ms"),
-            ("per million input tokens", f"${best.usd_per_million_input_tokens:.3g}"),
-            ("per million output tokens", f"${best.usd_per_million_output_tokens:.3g}"),
+            ("per million input tokens", f"${format_usd(best.usd_per_million_input_tokens)}"),
+            ("per million output tokens", f"${format_usd(best.usd_per_million_output_tokens)}"),
             ("measured share of time", f"{best.measured_share:.0%}"),
         ),
         strict=True,

@@ -116,14 +116,19 @@ def front_chart(
         axis=alt.Axis(tickCount=8, format="~g"),
     )
     y = alt.Y("qps:Q", title="requests/s per USD/hour", scale=alt.Scale(zero=True))
+    # Kinds that were not asked for, or serve nothing, would be colours without a line.
+    found = rows["kind"].unique()
+    legend = alt.Legend(values=[kind for kind in KIND_NAMES if kind in found])
     base = alt.Chart(data(values)).encode(
         x=x,
         y=y,
-        color=alt.Color("kind:N", title=None, scale=colours(KIND_NAMES)),
+        color=alt.Color("kind:N", title=None, scale=colours(KIND_NAMES), legend=legend),
     )
     lines = base.mark_line(interpolate="step-after", strokeWidth=2)
     points = base.mark_point(filled=True, size=36, opacity=0.8).encode(
-        shape=alt.Shape("kind:N", title=None, scale=alt.Scale(domain=list(KIND_NAMES))),
+        shape=alt.Shape(
+            "kind:N", title=None, scale=alt.Scale(domain=list(KIND_NAMES)), legend=legend
+        ),
         tooltip=[
             alt.Tooltip("kind:N", title="fleet"),
             alt.Tooltip("devices:N"),

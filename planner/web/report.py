@@ -22,10 +22,11 @@ from planner.files import as_text, atomic_write
 from planner.fronts import front
 from planner.large_fleet import Against
 from planner.plan import fleet_hosts_text
+from planner.prices import format_usd
 from planner.query import Query
 from planner.query_workload import Target
 from planner.reopen import reopen
-from planner.report import mean_tokens
+from planner.report import engine_title, mean_tokens
 from planner.web import charts, tables
 from planner.web.pages import Figure, Tabulated, render
 
@@ -132,6 +133,7 @@ def page(
         files=files,
         tables=tables,
         number=tables.number,
+        usd=format_usd,
         time=lambda seconds: format_time(seconds).replace(" ", "\u00a0"),
     )
 
@@ -147,7 +149,8 @@ def decision(plan: Mapping[str, Any]) -> str:
     inputs, outputs = (mean_tokens(workload[f"{part}_tokens"]) for part in ("input", "output"))
     return (
         f"{hosts}, {best['kind']}: {best['qps']:,.4g} requests/s of "
-        f"{inputs:,.0f} input and {outputs:,.0f} output tokens with {plan['model']['name']}."
+        f"{inputs:,.0f} input and {outputs:,.0f} output tokens with {plan['model']['name']}, "
+        f"by the times of {engine_title(plan['query'])}."
     )
 
 

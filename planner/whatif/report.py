@@ -10,6 +10,7 @@ from rich.text import Text
 
 from perfmodel.units import format_count, format_time
 from planner.pairing import Choice
+from planner.prices import format_usd
 from planner.whatif.grid import Grid
 from planner.whatif.market import fleet_name, hosts_name
 from planner.whatif.pairing import LEVELS, Costs, Pairing
@@ -66,7 +67,7 @@ def print_grid(grid: Grid, console: Console) -> None:
             row["fleet"],
             format_time(row["ttft_mean_s"]),
             format_time(row["ttit_mean_s"]),
-            f"{row['usd_per_million_output_tokens']:.3g}",
+            format_usd(row["usd_per_million_output_tokens"]),
         )
     console.print(table)
     for why, reason in enumerate(grid.reasons, 1):

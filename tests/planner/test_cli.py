@@ -122,7 +122,7 @@ def test_a_solve_prints_what_a_person_acts_on(tmp_path: Path) -> None:
         "Memory",
         "kv cache",
         "bound by",
-        "known by",
+        "times of TensorRT-LLM, known by",
         "measured",
         "Other fleets",
         "Search",

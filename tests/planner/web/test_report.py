@@ -17,6 +17,7 @@ from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from planner.query import Query
 from planner.solve import solve
+from planner.web.charts import front_chart
 from planner.web.report import confidence, fronts_of, looser, page
 from planner.web.tables import why_lost
 
@@ -52,6 +53,7 @@ def within(text: str, name: str) -> Any:
 
 def test_it_says_what_the_plan_says(plan: dict[str, Any], text: str) -> None:
     best = plan["best"]
+    assert "by the times of TensorRT-LLM." in text
     assert f'<h1 id="decision">${best["usd_per_hour"]:,.2f} per hour</h1>' in text
     for fleet in plan["alternatives"]:
         assert f"${fleet['usd_per_hour']:,.2f}" in text
@@ -66,7 +68,7 @@ def test_it_says_what_owned_devices_and_energy_cost(plan: dict[str, Any]) -> Non
     changed = json.loads(json.dumps(plan))
     changed["best"]["hosts"][0]["owned_usd_per_hour"] = {"depreciation": 1.25, "staff": 0.5}
     text = page(changed, {}, "plan", store=STORE)
-    assert "is owned; an hour of it is depreciation $1.25, staff $0.5." in text
+    assert "is owned; an hour of it is depreciation $1.25, staff $0.500." in text
     assert f"<dd>${plan['best']['usd_per_year']:,.0f}</dd>" in text
     energy = plan["best"]["energy"]
     assert f"<dd>{energy['site_power_w'] / 1e3:.3g} kW</dd>" in text
@@ -174,6 +176,17 @@ def test_fronts_reach_beyond_the_targets() -> None:
     rows = fronts_of(QUERY, store=STORE)
     assert rows["ttit"]["ttit_s"].max() > 0.03  # type: ignore[operator]
     assert rows["ttft"]["ttit_s"].max() <= 0.03  # type: ignore[operator]
+
+
+def test_a_front_names_the_kinds_that_it_has() -> None:
+    apart = QUERY.model_copy(update={"runtime": ("disaggregated",), "devices": QUERY.devices[:1]})
+    rows = fronts_of(apart, store=STORE)["ttit"]
+    assert set(rows["kind"]) == {"disaggregated"}
+    drawn = front_chart(rows, "ttit", None, None).to_dict()
+    colours = [layer["encoding"].get("color", {}) for layer in drawn["layer"]]
+    legends = [colour["legend"]["values"] for colour in colours if colour.get("legend")]
+    assert legends
+    assert all(values == ["disaggregated"] for values in legends)
 
 
 def test_why_others_lost() -> None:
