@@ -118,18 +118,24 @@ def _hosts(fleet: ScheduledFleet) -> Table:
         least, most = min(host.on_demand), max(host.on_demand)
         rented = str(most) if least == most else f"{least} to {most}"
         had = sum(_counts(host)) * host.devices_per_host
+        price = host.on_demand_usd_per_device_hour
         table.add_row(
             place_of(host),
-            f"{host.reserved} x {host.devices_per_host} at "
-            f"${host.reserved_usd_per_device_hour:,.2f}",
-            rented
-            if host.on_demand_usd_per_device_hour is None
-            else f"{rented} at ${host.on_demand_usd_per_device_hour:,.2f}",
+            _reserved(host),
+            rented if price is None else f"{rented} x {host.devices_per_host} at ${price:,.2f}",
             "-" if host.inventory_hosts is None else str(host.inventory_hosts),
             f"{sum(host.used_devices) / had:.0%}",
             f"{host.usd_per_hour:,.2f}",
         )
     return table
+
+
+def _reserved(host: HostsSchedule) -> str:
+    """Hosts reserved and at what price; `-` where none is, and reserving would save nothing."""
+    reserved, rented = host.reserved_usd_per_device_hour, host.on_demand_usd_per_device_hour
+    if not host.reserved and rented is not None and rented <= reserved:
+        return "-"
+    return f"{host.reserved} x {host.devices_per_host} at ${reserved:,.2f}"
 
 
 def _counts(host: HostsSchedule) -> list[int]:
@@ -142,11 +148,13 @@ Row = tuple[str, Sequence[int]]
 
 
 def _host_rows(host: HostsSchedule) -> list[Row]:
+    """Without a row that is zero at all hours."""
     reserved = [host.reserved] * len(host.on_demand)
-    return [
+    rows = [
         (f"{place_of(host)} hosts reserved", reserved),
         (f"{place_of(host)} hosts on demand", host.on_demand),
     ]
+    return [(label, counts) for label, counts in rows if any(counts)]
 
 
 def _pool_rows(service: ServiceSchedule) -> list[Row]:

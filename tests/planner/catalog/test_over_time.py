@@ -391,6 +391,18 @@ def test_what_people_read_fits_a_terminal(hours: int, slot: str) -> None:
     assert "moved" in text
 
 
+@pytest.mark.parametrize("reserved", [1.5, 9.0])
+def test_what_is_never_had_has_no_row(reserved: float) -> None:
+    found = planned(DAY, NIGHT, reserved=reserved)
+    kept = sum(host.reserved for host in found.hosts)
+    assert (kept > 0) == (reserved < 9.0)
+    console = Console(width=80, record=True, file=StringIO())
+    print_schedule(found, console)
+    text = console.export_text()
+    assert ("hosts reserved" in text) == (kept > 0)
+    assert (f"at ${reserved:.2f}" in text) == (kept > 0)
+
+
 def planner(*arguments: object) -> Ran:
     return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "80"})
 
