@@ -58,7 +58,7 @@ def batch(
     Example: planner batch examples --out results
     """
     from perfmodel.errors import InputError
-    from planner.catalog.report import print_results, results_table
+    from planner.catalog.report import print_results, print_services
     from planner.files import check_writable
     from planner.web.pages import write_page
 
@@ -85,7 +85,7 @@ def batch(
             "inventories and spare hosts, with which `planner fleet` plans all together"
         )
         if not quiet:
-            console().print(results_table(results))
+            print_services(results, console())
     for result in failed:
         typer.echo(f"error: {result.name}: {result.error}", err=True)
     if wrong or failed:

@@ -272,6 +272,18 @@ def _shares(shares: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= 0.005)
 
 
+def means_lines(statistics: Iterable[Mapping[str, str]]) -> list[str]:
+    """What to say below fleets' mean latencies, where targets are of another statistic.
+
+    Args:
+        statistics: of each plan's targets, by target.
+    """
+    asked = sorted({s for of_plan in statistics for s in of_plan.values()} - {"mean"})
+    if not asked:
+        return []
+    return [f"TTFT and TTIT: means; targets of {' and '.join(asked)} are met as such"]
+
+
 def _alternatives(plan: Plan) -> RenderableType:
     if not plan.alternatives:
         return Text("none is feasible")
@@ -306,7 +318,7 @@ def _alternatives(plan: Plan) -> RenderableType:
             f"{fleet.measured_share:.0%}",
             "; ".join(dict.fromkeys(limit for p in fleet.pools for limit in p.limits)),
         )
-    return table
+    return Group(table, *(Text(line, style="dim") for line in means_lines([plan.statistics])))
 
 
 def _search(plan: Plan) -> RenderableType:

@@ -13,6 +13,7 @@ from planner.catalog.batch import Result
 from planner.catalog.fleet import CatalogFleet, HostsPlan, ServicePlan
 from planner.catalog.schedule_plan import HostsSchedule, ScheduledFleet, ServiceSchedule
 from planner.plan import fleet_hosts_text
+from planner.report import means_lines
 
 CENT = 0.01
 
@@ -51,7 +52,7 @@ def print_results(results: Sequence[Result], console: Console) -> None:
             "its own"
         )
     )
-    console.print(results_table(results, with_model=True))
+    print_services(results, console, with_model=True)
     failed = [result for result in results if result.plan is None]
     if failed:
         console.print(Text("\nWithout a plan", style="bold"))
@@ -59,7 +60,9 @@ def print_results(results: Sequence[Result], console: Console) -> None:
         console.print(Text(f"{result.name}: {result.error}"))
 
 
-def results_table(results: Sequence[Result], *, with_model: bool = False) -> Table:
+def print_services(
+    results: Sequence[Result], console: Console, *, with_model: bool = False
+) -> None:
     """What each service that has a plan runs on, alone, and costs."""
     named = ("service", "fleet", "model") if with_model else ("service", "fleet")
     table = Table(*named, box=None, pad_edge=False)
@@ -79,7 +82,9 @@ def results_table(results: Sequence[Result], *, with_model: bool = False) -> Tab
             format_time(best["ttft"]["mean_s"]),
             format_time(best["ttit_mean_s"]),
         )
-    return table
+    console.print(table)
+    for line in means_lines(r.plan["statistics"] for r in results if r.plan is not None):
+        console.print(Text(line, style="dim"))
 
 
 def _paid_for(fleet: CatalogFleet) -> str:

@@ -26,7 +26,7 @@ from planner.prices import format_usd
 from planner.query import Query
 from planner.query_workload import Target
 from planner.reopen import reopen
-from planner.report import engine_title, mean_tokens
+from planner.report import engine_title, mean_tokens, means_lines
 from planner.web import charts, tables
 from planner.web.pages import Figure, Tabulated, render
 
@@ -127,6 +127,7 @@ def page(
         decision=decision(plan),
         confidence=confidence(plan),
         cautions=cautions(plan),
+        means=means_lines([plan["statistics"]]),
         groups=groups,
         figures=[figure for group in groups.values() for figure in group],
         query=query,

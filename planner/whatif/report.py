@@ -11,6 +11,7 @@ from rich.text import Text
 from perfmodel.units import format_count, format_time
 from planner.pairing import Choice
 from planner.prices import format_usd
+from planner.report import means_lines
 from planner.whatif.grid import Grid
 from planner.whatif.market import fleet_name, hosts_name
 from planner.whatif.pairing import LEVELS, Costs, Pairing
@@ -70,6 +71,8 @@ def print_grid(grid: Grid, console: Console) -> None:
             format_usd(row["usd_per_million_output_tokens"]),
         )
     console.print(table)
+    for line in means_lines(a.plan.statistics for a in grid.answers if a.plan is not None):
+        console.print(Text(line, style="dim"))
     for why, reason in enumerate(grid.reasons, 1):
         console.print(Text(f"({why}) {reason}", style="yellow"))
 

@@ -54,6 +54,7 @@ def within(text: str, name: str) -> Any:
 def test_it_says_what_the_plan_says(plan: dict[str, Any], text: str) -> None:
     best = plan["best"]
     assert "by the times of TensorRT-LLM." in text
+    assert "TTFT and TTIT: means; targets of p99 are met as such." in text
     assert f'<h1 id="decision">${best["usd_per_hour"]:,.2f} per hour</h1>' in text
     for fleet in plan["alternatives"]:
         assert f"${fleet['usd_per_hour']:,.2f}" in text
