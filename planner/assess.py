@@ -105,7 +105,8 @@ def _encoder_plan(pool: EncoderPool, qps: float) -> EncoderPlan:
 def _ttit_at_load(space: Space, pool: Pool, qps: float) -> float:
     """Mean time between tokens at a demand: sequences in flight by Little's law, s.
 
-    The batch is the smallest of the grid that holds `qps * OSL * ttit(batch)` sequences.
+    The batch is the smallest of the grid that holds `qps * OSL * ttit(batch)` sequences. None takes
+    longer than a larger one, which an engine pads it to: a table's disturbed row may say so.
     """
     one = pool.one
     layout = one.layouts[one.layout]
@@ -122,6 +123,7 @@ def _ttit_at_load(space: Space, pool: Pool, qps: float) -> float:
             step, layout, traffic, batches, chunk, drafts=drafts, acceptance=acceptance
         )
         ttit = mixed.ttit_s[0]
+    ttit = np.minimum.accumulate(ttit[::-1])[::-1]
     slots = batches * (float(one.slots[0]) / float(one.batch[0])) * pool.replicas
     enough = slots >= qps * traffic.outputs.mean * ttit
     return float(ttit[int(enough.argmax())] if enough.any() else ttit[-1])

@@ -25,11 +25,13 @@ from planner.choice import KINDS, Choice, make_choice, preference
 from planner.encoder_pool import EncoderPool
 from planner.pairing import cheapest_fleets
 from planner.problem import Offer, Problem, image_load
-from planner.sizing import ADMISSION_SHARE
 from planner.sweep import Space
 
 ONE = parse_layout("attn:TP1 ffn:TP1 PP1")
 """The layout of an encoder's replica: one device."""
+
+ADMISSION_SHARE = 0.05
+"""A pool has as many devices that waiting takes at most this share of the TTFT target."""
 
 
 def apart(space: Space) -> Space:

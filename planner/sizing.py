@@ -26,8 +26,9 @@ Cells = tuple[NDArray[np.intp], ...]
 Worth = Callable[[BoolArray], BoolArray]
 """From where capacity alone suffices, to where a pool of more replicas could still matter."""
 
-ADMISSION_SHARE = 0.05
-"""A decode pool is grown until waiting for a slot takes at most this share of the TTFT target."""
+PROMPT_SHARE = 1e-3
+"""Waiting for a slot at most this share of the target of first tokens, or of whole requests, is
+as good as none: a decode pool is not grown further."""
 
 UNREACHABLE = np.iinfo(np.int64).max
 """Count of a pool that no number of replicas makes fast enough."""
@@ -244,16 +245,16 @@ def replicas_for_ttft(
 
 
 def prompt_admission(problem: Problem, pool: Candidates, qps: float) -> IntArray:
-    """Fewest decode replicas that admit requests promptly (see `ADMISSION_SHARE`)."""
-    target = problem.slo.ttft
+    """Fewest decode replicas that admit requests promptly (see `PROMPT_SHARE`)."""
+    targets = [t.seconds for t in (problem.slo.ttft, problem.slo.e2e) if t is not None]
 
     def admits(replicas: FloatArray, at: Cells | None) -> BoolArray:
         part = pool if at is None else pool.take(at[-1])
         stable = qps <= part.qps * replicas * problem.max_utilization * (1 + 1e-9)
-        if target is None:
+        if not targets:
             return np.asarray(stable)
         mean = slot_waiting(problem, part, replicas, qps).mean_s
-        return np.asarray(stable & (mean <= ADMISSION_SHARE * target.seconds))
+        return np.asarray(stable & (mean <= PROMPT_SHARE * min(targets)))
 
     return _fewest(admits, least_replicas(problem, pool, qps))
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from planner.encoder import (
+    ADMISSION_SHARE,
     apart,
     beside,
     encoder_pool,
@@ -17,7 +18,6 @@ from planner.encoder import (
 from planner.encoder_pool import EncoderPool
 from planner.pairing import Pool, make_choice
 from planner.plan import Plan
-from planner.sizing import ADMISSION_SHARE
 from planner.sweep import Space
 
 SpaceOf = Callable[..., Space]
