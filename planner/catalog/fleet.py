@@ -280,7 +280,8 @@ def _option(
     """A fleet as hosts that it fills, and devices on hosts that it may share."""
     pools = pools_of(fleet)
     moved = current.moved(service.name, devices_of(pools))
-    return Option(*taken(pools, service.region, keys, offers, share), current.usd_per_hour(moved))
+    hosts, devices, large = taken(pools, service.region, keys, offers, share)
+    return Option(hosts, devices, current.usd_per_hour(moved), large)
 
 
 def _service_plan(service: Service, fleet: dict[str, Any], current: Current) -> ServicePlan:
