@@ -172,12 +172,15 @@ class Trace:
         return text
 
     def _counts(self, slot_s: float, window_s: float) -> FloatArray:
-        """Arrivals by slot and window, from the first arrival's slot to the last's."""
+        """Arrivals by slot and window, from the first arrival's slot to the last's.
+
+        A window that does not divide the slot is made to.
+        """
         first = self.arrivals_s[0] // slot_s
         slots = int(self.arrivals_s[-1] // slot_s - first) + 1
         windows = round(slot_s / window_s)
         since = self.arrivals_s - first * slot_s
-        index = np.minimum((since / window_s).astype(int), slots * windows - 1)
+        index = np.minimum((since / (slot_s / windows)).astype(int), slots * windows - 1)
         counts = np.bincount(index, minlength=slots * windows).astype(float)
         return counts.reshape(slots, windows)
 

@@ -182,6 +182,11 @@ def test_a_single_arrival_at_an_end_is_no_rush() -> None:
     assert Trace(HERE, np.append([3599.8, 3599.9], hour)).qps(3600.0, 3600.0)[0] == 0.1
 
 
+def test_slots_of_no_whole_minutes_are_described_too() -> None:
+    """Eight slots an hour, of 7.5 min: none has more arrivals than another."""
+    assert "busiest slot 1.00 and" in Trace(HERE, np.arange(0.0, 86400.0, 1.0)).describe(450.0)
+
+
 def test_bursts_are_told_from_poisson_arrivals() -> None:
     rng = np.random.default_rng(1)
     even = Trace(Path("even.csv"), np.sort(rng.uniform(0, 86400, 20000)))
