@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def read_current(path: Path) -> Current:
     numbers = {}
     for field, default in (("usd_per_moved_device", 0.0), ("hours", 720.0)):
         value = data.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 <= value < inf):
             raise ConfigError(
                 f"{document.where((field,))}: expected a number from 0, got {value!r}"
             )

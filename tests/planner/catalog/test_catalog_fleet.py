@@ -274,9 +274,12 @@ def test_a_catalog_from_the_command_line(catalog_file: CatalogFile, tmp_path: Pa
     said = planner("fleet", path, "--results", out, "--current", written, "--workers", 1)
     assert "moved" in said.stdout
     assert "note" not in said.stderr
-    written.write_text(yaml.safe_dump({"services": {"chat": {}, "serch": {"h100_sxm": 8}}}))
+    written.write_text(
+        yaml.safe_dump({"services": {"chat": {"h100": 8}, "serch": {"h100_sxm": 8}}})
+    )
     said = planner("fleet", path, "--results", out, "--current", written, "--workers", 1)
     assert f"note: {written}: no service of the catalog is called serch; left aside" in said.stderr
+    assert f"note: {written}: unknown device 'h100'" in said.stderr
     assert [s["moved_devices"] for s in data["services"]] != [0, 0]
 
 
@@ -291,6 +294,11 @@ def test_a_catalog_from_the_command_line(catalog_file: CatalogFile, tmp_path: Pa
         ),
         (["--current", "today.yaml"], "hours: 3\n", "expected `services`"),
         (["--current", "today.yaml"], "services: {}\nhours: 0\n", "today.yaml:2: hours"),
+        (
+            ["--current", "today.yaml"],
+            "services: {}\nusd_per_moved_device: .inf\n",
+            "today.yaml:2: usd_per_moved_device: expected a number from 0, got inf",
+        ),
         (["--search", "guess"], None, "expected exhaustive or tpe"),
     ],
 )
