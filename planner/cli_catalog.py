@@ -161,7 +161,7 @@ def fleet(
         if results is None:
             fail("--results: expected the folder of the services' results")
         today = NOTHING if current is None else read_current(current)
-        _say_unknown(today, current, read)
+        _say_unknown(today, current, read, search_path or ())
         if figure is not None:
             check_ending(figure)
             if not read.over_time:
@@ -217,14 +217,24 @@ def _mix(path: Path, limit_s: float, misplaced: Sequence[str]) -> Mix:
         fail(str(error), INFEASIBLE)
 
 
-def _say_unknown(today: Current, source: Path | None, catalog: Catalog) -> None:
-    """Name services of today's fleet that the catalog does not have: they are left aside."""
+def _say_unknown(
+    today: Current, source: Path | None, catalog: Catalog, search_path: Sequence[Path]
+) -> None:
+    """Name services of today's fleet that the catalog does not have, and unknown devices."""
+    from perfmodel.errors import InputError
+    from perfmodel.hardware import load_device
+
     known = {service.name for service in catalog.services}
     if unknown := [name for name in today.devices if name not in known]:
         typer.echo(
             f"note: {source}: no service of the catalog is called {', '.join(unknown)}; left aside",
             err=True,
         )
+    for device in sorted({device for counts in today.devices.values() for device in counts}):
+        try:
+            load_device(device, search_path)
+        except InputError as error:
+            typer.echo(f"note: {source}: {error}; services on it are moved", err=True)
 
 
 def _not_read(wrong: int) -> str:

@@ -27,7 +27,7 @@ from perfmodel.work import step_tokens
 from planner.candidates import Axes, Candidates, Estimates, Funnel, Role
 from planner.problem import Offer, Problem, supported
 from planner.query_workload import Target
-from planner.target import engine_of, runs_on
+from planner.target import engine_of, runs_on, takes_step
 from spaces.constraints import (
     Degrees,
     LayoutConstraint,
@@ -248,14 +248,29 @@ class Space:
             for start in range(0, len(rows), size):
                 part = rows[start : start + size]
                 fits, meets, estimates = self._estimate(role, step, layouts[part], swept)
+                said = self._expressible(role, layouts[part], swept)
+                fits = fits & said
                 keep = fits & meets
                 layout, column = np.nonzero(keep)
-                counts += [fits.size, int(fits.sum()), int(keep.sum())]
+                counts += [int(said.sum()), int(fits.sum()), int(keep.sum())]
                 blocks.append(whole.subset(part[layout], alike[column], estimates.take(keep)))
         if funnel is not None:
             for name, count in zip(("evaluated", "memory", "SLO"), counts, strict=True):
                 funnel.add(name, int(count))
         return Candidates.concatenate(blocks)
+
+    def _expressible(self, role: Role, layouts: Layouts, axes: Axes) -> BoolArray:
+        """Of layouts (L) times columns (C): what the runtime deployed on can be told."""
+        query = self.problem.query
+        if query.target is None or role != "continuous":
+            return np.ones((len(layouts), len(axes)), dtype=bool)
+        return takes_step(
+            engine_of(query.target, query.engine),
+            stages=layouts.pp[:, None],
+            batch=axes.batch,
+            chunk=axes.chunk,
+            drafts=axes.drafts,
+        )
 
     def _estimate(
         self, role: Role, step: StepModel, layouts: Layouts, axes: Axes

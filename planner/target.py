@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from perfmodel.hardware import is_amd
 
 RuntimeTarget = Literal["vllm", "sglang", "trtllm", "dynamo", "llm-d"]
@@ -35,6 +38,23 @@ def overlaps_halves(engine: str, *, drafts: bool, images: bool, recurrent: bool)
     vLLM refuses it with speculation, with multimodal and with hybrid models.
     """
     return engine != "vllm" or not (drafts or images or recurrent)
+
+
+def takes_step(
+    engine: str, *, stages: ArrayLike, batch: ArrayLike, chunk: ArrayLike, drafts: ArrayLike
+) -> NDArray[np.bool_]:
+    """Whether an engine takes steps of one micro-batch's decodes and a chunk.
+
+    vLLM counts sequences over all stages, and does not start where its steps may have fewer tokens
+    than that (`max_num_batched_tokens` below `max_num_seqs`, in `SchedulerConfig`).
+
+    Args:
+        stages: of the pipeline.
+        batch, chunk, drafts: per attention rank and micro-batch, as plans have them.
+    """
+    sequences = np.asarray(batch) * np.asarray(stages)
+    tokens = np.asarray(chunk) + np.asarray(batch) * (1 + np.asarray(drafts))
+    return np.asarray((tokens >= sequences) | (engine != "vllm"))
 
 
 def runs_on(engine: str, device: str) -> bool:

@@ -34,6 +34,8 @@ class Supply:
         usd_per_host_hour: their price.
         inventory: hosts at most; None: as many as needed.
         spare: hosts beside those in use, so that the loss of so many is survived.
+        large_devices: of a host's, what replicas that do not divide it can take (64 of 72);
+            None: all.
     """
 
     name: str
@@ -41,6 +43,13 @@ class Supply:
     usd_per_host_hour: float
     inventory: int | None = None
     spare: int = 0
+    large_devices: int | None = None
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Devices that a host has for all replicas, and for those that do not divide it."""
+        large = self.large_devices
+        return self.host_devices, self.host_devices if large is None else large
 
 
 @dataclass(frozen=True)
@@ -51,11 +60,13 @@ class Option:
         hosts: whole hosts that it fills, by supply.
         devices: devices on hosts that other services may share, by supply.
         usd_per_hour: what it costs besides hosts, such as moving there.
+        large: of those devices, those of replicas that do not divide a host; none if not given.
     """
 
     hosts: tuple[int, ...]
     devices: tuple[int, ...]
     usd_per_hour: float = 0.0
+    large: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,8 +114,9 @@ def assign(
 
     Minimizes `sum(price * hosts) + sum(price of the options chosen)` where every service
     chooses one option, `host_devices * (hosts - spare - filled) >= devices shared`, and
-    hosts are whole. Where devices come in sizes that leave gaps in hosts this bound may be
-    too low; callers pass such devices as whole hosts.
+    hosts are whole; likewise of those that do not divide hosts, in what of hosts they can take.
+    Replicas that lie on shared hosts are of powers of two, for which that suffices: the largest
+    first, each finds a place that those before it have left whole.
 
     Args:
         services: the options of each.
@@ -126,15 +138,17 @@ def assign(
     started = time.perf_counter()
     flat = [option for options in services for option in options]
     owner = np.repeat(np.arange(len(services)), [len(options) for options in services])
-    size = np.array([s.host_devices for s in supplies], dtype=float)
+    sizes = np.array([s.sizes for s in supplies], dtype=float).T
     price = np.array([s.usd_per_host_hour for s in supplies])
     spare = np.array([s.spare for s in supplies], dtype=float)
     filled = np.array([o.hosts for o in flat], dtype=float).reshape(len(flat), len(supplies))
     shared = np.array([o.devices for o in flat], dtype=float).reshape(len(flat), len(supplies))
+    large = np.array([o.large or (0,) * len(supplies) for o in flat], dtype=float)
+    large = large.reshape(len(flat), len(supplies))
     options, kinds = len(flat), len(supplies)
     # Variables: which option; by supply: hosts that carry work, whether any does, hosts missing.
     caps = np.array([np.inf if s.inventory is None else s.inventory for s in supplies])
-    most = _most_hosts(supplies, filled, shared, owner)
+    most = _most_hosts(sizes, filled, (shared, large), owner)
     missing = most + spare if beyond_inventory else np.zeros(kinds)
     if not beyond_inventory:
         most = np.minimum(most, caps)
@@ -146,15 +160,16 @@ def assign(
         shape=(len(services), options + 3 * kinds),
     )
     none = sparse.csr_matrix((kinds, kinds))
-    held = sparse.hstack(
-        [sparse.csr_matrix((filled * size + shared).T), -sparse.diags(size), none, none]
-    )
+    held = [
+        sparse.hstack([sparse.csr_matrix((filled * size + d).T), -sparse.diags(size), none, none])
+        for size, d in zip(sizes, (shared, large), strict=True)
+    ]
     used = sparse.hstack(
         [sparse.csr_matrix((kinds, options)), sparse.eye(kinds), -sparse.diags(most), none]
     )
     constraints = [
         LinearConstraint(one, 1, 1),
-        LinearConstraint(held.tocsr(), -np.inf, 0),
+        *(LinearConstraint(rows.tocsr(), -np.inf, 0) for rows in held),
         LinearConstraint(used.tocsr(), -np.inf, 0),
     ]
     counted, at_most = limits(supplies, totals)
@@ -200,18 +215,16 @@ def assign(
 
 
 def _most_hosts(
-    supplies: Sequence[Supply], filled: FloatArray, shared: FloatArray, owner: IntArray
+    sizes: FloatArray, filled: FloatArray, shared: Sequence[FloatArray], owner: IntArray
 ) -> FloatArray:
     """Hosts of each supply that could carry work: of each service's hungriest option."""
     services = int(owner.max()) + 1 if len(owner) else 0
-    total = np.zeros(len(supplies))
-    devices = np.zeros(len(supplies))
+    total, devices = np.zeros(sizes.shape[1]), np.zeros(sizes.shape)
     for service in range(services):
         mine = owner == service
         total += filled[mine].max(axis=0)
-        devices += shared[mine].max(axis=0)
-    total += np.ceil(devices / np.array([s.host_devices for s in supplies]))
-    return total
+        devices += np.stack([d[mine].max(axis=0) for d in shared])
+    return np.asarray(total + np.ceil(devices / sizes).max(axis=0))
 
 
 def _alike(

@@ -19,7 +19,7 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 Prices = Callable[[IntArray, int], FloatArray]
-"""Of one supply's hosts, (C,), for devices taken of it, (T, C), and which supply it is."""
+"""Of one supply's hosts, (C,), for devices taken of it, (T, C, L), and which supply it is."""
 
 MOST_CELLS = 1e8
 """Combinations times slots times supplies that are priced: a few seconds."""
@@ -47,13 +47,14 @@ def cheapest_combination(
 
     Args:
         families: indices of each service's.
-        used: (T, F, K) devices that each family takes, by slot and supply.
+        used: (T, F, K, L) devices that each family takes, by slot and supply: of all replicas, and
+            of those that do not divide a host.
         besides: (F,) what families cost besides hosts.
         together: as in `planner.catalog.scheduling.schedule`.
     """
     shape = tuple(len(mine) for mine in families)
-    uses = used.sum(axis=0) > 0
-    step = max(CHUNK_CELLS // (used.shape[0] * used.shape[2]), 1)
+    uses = used[..., 0].sum(axis=0) > 0
+    step = max(CHUNK_CELLS // (used.shape[0] * used.shape[2] * used.shape[3]), 1)
     best: tuple[IntArray, float] | None = None
     total = int(np.prod(shape))
     for start in range(0, total, step):
@@ -94,7 +95,7 @@ def improved(
     Others are those of `cheapest_combination`.
     """
     until = time.perf_counter() + limit_s
-    by_supply = np.ascontiguousarray(used.transpose(2, 0, 1))
+    by_supply = np.ascontiguousarray(used.transpose(2, 0, 1, 3))
 
     def after(now: IntArray) -> FloatArray:
         """The price after each change of one service, (F,)."""
@@ -103,7 +104,7 @@ def improved(
         for k, devices in enumerate(by_supply):
             total = devices[:, now].sum(axis=1)[:, None]
             more = devices - devices[:, mine]
-            changes = more.any(axis=0)
+            changes = more.any(axis=(0, 2))
             price[~changes] += prices(total, k)
             price[changes] += prices(total + more[:, changes], k)
         return np.where(movable | (mine == np.arange(len(owner))), price, np.inf)

@@ -90,10 +90,12 @@ def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
     """The workers of a Dask scheduler.
 
     Raises:
-        ConfigError: the package is missing, no scheduler answers, or it is lost.
+        ConfigError: the package is missing, no scheduler answers, it is lost, or workers are killed
+            one after another over the same work.
     """
     try:
         import distributed
+        from distributed.scheduler import KilledWorker
     except ImportError:
         raise ConfigError(
             "--scheduler needs Dask: pip install 'llm-fleet-planner[cluster]'"
@@ -124,4 +126,11 @@ def dask_cluster(address: str) -> Iterator[tuple[Executor, int]]:
             raise ConfigError(
                 f"--scheduler: {address} was lost on the way; run again to go on from the results "
                 "so far"
+            ) from None
+        except KilledWorker as error:
+            killed = error.allowed_failures + 1
+            raise ConfigError(
+                f"--scheduler: workers were killed over the same services, {killed} in a row (for "
+                "want of memory, if not by you); run again to go on from the results so far, on "
+                "workers with more memory"
             ) from None

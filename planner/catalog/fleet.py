@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +159,8 @@ def read_current(path: Path) -> Current:
     numbers = {}
     for field, default in (("usd_per_moved_device", 0.0), ("hours", 720.0)):
         value = data.get(field, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (number and 0 <= value < inf):
             raise ConfigError(
                 f"{document.where((field,))}: expected a number from 0, got {value!r}"
             )
@@ -280,7 +282,8 @@ def _option(
     """A fleet as hosts that it fills, and devices on hosts that it may share."""
     pools = pools_of(fleet)
     moved = current.moved(service.name, devices_of(pools))
-    return Option(*taken(pools, service.region, keys, offers, share), current.usd_per_hour(moved))
+    hosts, devices, large = taken(pools, service.region, keys, offers, share)
+    return Option(hosts, devices, current.usd_per_hour(moved), large)
 
 
 def _service_plan(service: Service, fleet: dict[str, Any], current: Current) -> ServicePlan:

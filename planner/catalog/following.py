@@ -51,8 +51,8 @@ class Following:
         """What it takes of every supply, by slot."""
         distinct, slot_of = np.unique(self.replicas, axis=0, return_inverse=True)
         found = [taken(self.uses(row), region, keys, offers, share) for row in distinct]
-        hosts, devices = (np.array([part[i] for part in found])[slot_of] for i in (0, 1))
-        return Family(hosts, devices)
+        hosts, devices, large = (np.array(part)[slot_of] for part in zip(*found, strict=True))
+        return Family(hosts, devices, large=large)
 
 
 def followings(

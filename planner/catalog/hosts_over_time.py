@@ -35,11 +35,23 @@ class Family:
         hosts: (T, K) whole hosts that it fills, by slot and supply.
         devices: (T, K) devices on hosts that other services may share.
         usd_per_hour: what it costs besides hosts.
+        large: (T, K) of those devices, those of replicas that do not divide a host; None: none.
     """
 
     hosts: IntArray
     devices: IntArray
     usd_per_hour: float = 0.0
+    large: IntArray | None = None
+
+    def used(self, sizes: IntArray) -> IntArray:
+        """(T, K, 2) devices of all replicas, and of those that do not divide a host.
+
+        Args:
+            sizes: (K, 2) of hosts, as `planner.catalog.assignment.Supply`.
+        """
+        large = np.zeros_like(self.devices) if self.large is None else self.large
+        devices = np.stack([self.devices, large], axis=2)[..., : sizes.shape[1]]
+        return np.asarray(self.hosts[:, :, None] * sizes + devices)
 
 
 def cheapest_hosts(

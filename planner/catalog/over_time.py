@@ -33,7 +33,7 @@ from planner.catalog.services import Catalog
 
 FloatArray = NDArray[np.float64]
 
-HOURS_PER_MONTH, HOURS_PER_YEAR = 730.0, 8760.0
+HOURS_PER_DAY, HOURS_PER_MONTH, HOURS_PER_YEAR = 24.0, 730.0, 8760.0
 
 
 def plan_over_time(
@@ -70,6 +70,13 @@ def plan_over_time(
     if found is None:
         raise InputError(missing(asked, limit_s))
     scaling = catalog.autoscaling
+    moving = sum(mine[i].usd_per_hour for mine, i in zip(asked.families, found.chosen, strict=True))
+
+    def usd_in(period_h: float) -> float:
+        """What is paid in the first so many hours: for moving once, over its own."""
+        over_h = min(period_h, current.hours)
+        return (found.usd_per_hour - moving) * period_h + moving * over_h
+
     apart, apart_bound = apart_usd_per_hour(asked, gap)
     return ScheduledFleet(
         hours=hours,
@@ -78,9 +85,9 @@ def plan_over_time(
         hold_s=scaling.hold,
         granularity=scaling.granularity,
         usd_per_hour=found.usd_per_hour,
-        usd_per_day=found.usd_per_hour * 24,
-        usd_per_month=found.usd_per_hour * HOURS_PER_MONTH,
-        usd_per_year=found.usd_per_hour * HOURS_PER_YEAR,
+        usd_per_day=usd_in(HOURS_PER_DAY),
+        usd_per_month=usd_in(HOURS_PER_MONTH),
+        usd_per_year=usd_in(HOURS_PER_YEAR),
         bound_usd_per_hour=found.bound_usd_per_hour,
         gap=found.gap,
         static_usd_per_hour=static_usd_per_hour(asked, gap, limit_s),

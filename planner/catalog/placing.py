@@ -106,7 +106,18 @@ def supply_of(catalog: Catalog, key: Key, offer: Offer, keys: Sequence[Key]) -> 
         usd_per_host_hour=offer.host_devices * offer.usd_per_device_hour,
         inventory=None if devices is None else devices // offer.host_devices,
         spare=catalog.spare_hosts,
+        large_devices=_for_large(offer.host_devices),
     )
+
+
+def _for_large(host_devices: int) -> int:
+    """Devices of a host that replicas of powers of two which do not divide it can take.
+
+    Of 72 it is 64, whether in 16, 32 or 64.
+    """
+    powers = (2**i for i in range(host_devices.bit_length()))
+    odd = [host_devices // world * world for world in powers if host_devices % world]
+    return min(odd, default=host_devices)
 
 
 def pool_plans(fleet: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -128,9 +139,10 @@ def taken(
     keys: Sequence[Key],
     offers: Mapping[Key, Offer],
     share: bool,
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Hosts that pools fill, and devices on hosts that others may share, by key."""
-    hosts, devices = [0] * len(keys), [0] * len(keys)
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Hosts that pools fill, devices on hosts that others may share, and of these those of replicas
+    that do not divide a host, by key."""
+    hosts, devices, large = [0] * len(keys), [0] * len(keys), [0] * len(keys)
     for i, key in enumerate(keys):
         if key[1] != region:
             continue
@@ -139,14 +151,15 @@ def taken(
         for device, world, replicas in pools:
             if device != key[0]:
                 continue
-            if share and world < size and size % world == 0 and world & (world - 1) == 0:
-                # Powers of two divide one another: where they divide the host too, in the order
-                # of their size they leave no gaps in it.
+            if share and world < size and world & (world - 1) == 0:
+                # Powers of two divide one another: in the order of their size those that divide
+                # the host leave no gaps in it, and the others no more than they must.
                 devices[i] += world * replicas
+                large[i] += world * replicas if size % world else 0
             else:
                 own[world] = own.get(world, 0) + replicas
         hosts[i] = hosts_needed(own, size)
-    return tuple(hosts), tuple(devices)
+    return tuple(hosts), tuple(devices), tuple(large)
 
 
 def devices_of(pools: Sequence[PoolUse]) -> dict[str, int]:

@@ -44,11 +44,13 @@ class Program:
         self.beyond_inventory = beyond_inventory
         self.flat = [family for families in services for family in families]
         self.owner = np.repeat(np.arange(len(services)), [len(f) for f in services])
-        self.size = np.array([s.host_devices for s in supplies])
+        self.size = np.array([s.sizes for s in supplies])
         self.spare = np.array([s.spare for s in supplies])
         self.besides = np.array([f.usd_per_hour for f in self.flat])
         self.holds = any(r.least_slots > 1 for r in rentals)
-        used = np.stack([f.hosts * self.size + f.devices for f in self.flat], axis=1)  # (T, F, K)
+        if (self.size[:, 0] == self.size[:, 1]).all():  # then one of both says all
+            self.size = self.size[:, :1]
+        used = np.stack([f.used(self.size) for f in self.flat], axis=1)  # (T, F, K, 1 or 2)
         slots = len(used)
         self.slot_of = np.arange(slots)
         self.weights = self.each_slot = np.full(slots, 1.0 / slots)
@@ -109,12 +111,13 @@ class Program:
         )
 
     def prices(self, taken: IntArray, k: int) -> FloatArray:
-        """Of a supply's best hosts, by the closed form, (C,) for devices taken of it, (T, C).
+        """Of a supply's best hosts, by the closed form, (C,) for devices taken of it, (T, C, 2).
 
         Infinite beyond the inventory, or with what is missing at its price.
         """
         supply, reserved = self.supplies[k], self.supplies[k].usd_per_host_hour
-        needed = -(-taken // supply.host_devices) + np.where(taken > 0, supply.spare, 0)
+        needed = (-(-taken // self.size[k])).max(axis=-1)
+        needed = needed + np.where(needed > 0, supply.spare, 0)
         rented = self.rentals[k].usd_per_host_hour
         price = combinations.usd_per_hour(needed, reserved, rented, self.weights)
         if supply.inventory is None:
@@ -131,8 +134,8 @@ class Program:
 
     def needed(self, chosen: IntArray) -> IntArray:
         """Hosts, spare ones included, that families take, (T, K)."""
-        used = self.used[:, chosen].sum(axis=1)
-        return np.asarray(-(-used // self.size) + np.where(used > 0, self.spare, 0))
+        needed = (-(-self.used[:, chosen].sum(axis=1) // self.size)).max(axis=-1)
+        return np.asarray(needed + np.where(needed > 0, self.spare, 0))
 
     def cheapest_hosts(self, chosen: IntArray) -> tuple[IntArray, IntArray]:
         """Hosts reserved (K,) and on demand (T, K) for families, by the closed form."""
@@ -181,7 +184,7 @@ class Program:
         by_service = [
             self.used[:, self.owner == i].max(axis=1) for i in range(self.owner.max() + 1)
         ]
-        hosts = -(-sum(by_service).max(axis=0) // self.size) + self.spare
+        hosts = (-(-sum(by_service).max(axis=0) // self.size)).max(axis=-1) + self.spare
         cells = self.slots * self.kinds
         return np.concatenate(
             [
@@ -199,28 +202,27 @@ class Program:
         from scipy import sparse
 
         families, cells = len(self.flat), self.slots * self.kinds
-        by_cell = self.used.transpose(0, 2, 1).reshape(cells, families)
+        by_cells = self.used.transpose(3, 0, 2, 1).reshape(-1, cells, families)
         every_slot = sparse.kron(np.ones((self.slots, 1)), sparse.eye(self.kinds))
-        size, spare = self._per_cell(self.size), self._per_cell(self.spare)
+        spare = self._per_cell(self.spare)
         each = sparse.eye(cells)
         mine = (np.ones(families), (self.owner, np.arange(families)))
         yield self._row({FAMILY: sparse.csr_matrix(mine)}, 1, 1)
-        yield self._row(
-            {
+        for by_cell, by_kind in zip(by_cells, self.size.T, strict=True):
+            size = self._per_cell(by_kind)
+            held = {
                 FAMILY: sparse.csr_matrix(by_cell),
                 HOSTS: -sparse.diags(size),
                 WORKING: sparse.diags(size * spare),
-            },
-            -np.inf,
-            0,
-        )
+            }
+            yield self._row(held, -np.inf, 0)
         yield self._row({RESERVED: every_slot, HOSTS: -each}, -np.inf, 0)
         only = self._per_cell(np.array([r.usd_per_host_hour is None for r in self.rentals]))
         if only.any():
             only = sparse.diags(only)
             yield self._row({HOSTS: only, RESERVED: -only @ every_slot}, -np.inf, 0)
         for service in range(self.owner.max() + 1) if spare.any() else ():
-            using = (by_cell > 0) & (self.owner == service) & (spare > 0)[:, None]
+            using = (by_cells[0] > 0) & (self.owner == service) & (spare > 0)[:, None]
             yield self._row({FAMILY: sparse.csr_matrix(using * 1.0), WORKING: -each}, -np.inf, 0)
         within, most = limits(self.supplies, self.totals)
         if len(within):
@@ -260,7 +262,7 @@ class Program:
 
     def _alike(self, together: Sequence[Sequence[int]]) -> list[FloatArray]:
         """Rows that are zero where all services of a group use the same supplies."""
-        uses = [tuple(used) for used in (self.used.sum(axis=0) > 0).tolist()]
+        uses = [tuple(used) for used in (self.used[..., 0].sum(axis=0) > 0).tolist()]
         rows = []
         for group in together:
             kinds = {u for u, o in zip(uses, self.owner, strict=True) if o in group}

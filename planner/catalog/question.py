@@ -126,7 +126,12 @@ def static_usd_per_hour(asked: Question, gap: float, limit_s: float) -> float | 
     supplies = [replace(s, usd_per_host_hour=_least(s, r)) for s, r in pairs]
     options = [
         [
-            Option(tuple(f.hosts.max(axis=0)), tuple(f.devices.max(axis=0)), f.usd_per_hour)
+            Option(
+                tuple(f.hosts.max(axis=0)),
+                tuple(f.devices.max(axis=0)),
+                f.usd_per_hour,
+                () if f.large is None else tuple(f.large.max(axis=0)),
+            )
             for f in families
         ]
         for families in asked.families

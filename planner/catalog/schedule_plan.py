@@ -78,6 +78,7 @@ class ScheduledFleet:
     """The answer; prices per hour are means over the horizon.
 
     Attributes:
+        usd_per_day, usd_per_month, usd_per_year: the first, in which moving is paid for once.
         hours: of the horizon, from 00:00 UTC (168: from Monday).
         bound_usd_per_hour: no schedule of the services' families costs less.
         static_usd_per_hour: with every service at its peak round the clock; None where nothing is

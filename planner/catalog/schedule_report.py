@@ -55,7 +55,7 @@ def summary(fleet: ScheduledFleet) -> list[str]:
         f"{format_count(len(fleet.services), 'service')} on {count}",
         f"${fleet.usd_per_day:,.0f} per day, ${fleet.usd_per_month:,.0f} per month, "
         f"${fleet.usd_per_year:,.0f} per year",
-        *(f"of it {part}" for part in moving_parts(fleet)),
+        *(f"of each hour {part}, paid once" for part in moving_parts(fleet)),
         proof_line(fleet, "schedule", f"of the services' {fleet.families} configurations"),
     ]
     if fleet.static_usd_per_hour is None:

@@ -32,7 +32,7 @@ ANYWHERE = ""
 TOTAL = "total"
 """What an inventory over all regions is called beside those of single ones."""
 
-HostCount = Annotated[int, Field(ge=0)]
+HostCount = Annotated[int, Field(ge=0, strict=True)]
 
 Region = Annotated[str, Field(min_length=1)]
 
@@ -69,7 +69,10 @@ class CatalogFile(BaseModel):
         "or both (`h100_sxm: {total: 24, eu: 16, us: 16}`); unlimited where not given.",
     )
     headroom: float = Field(
-        default=0.0, ge=0, description="Share by which more than the demand is planned for."
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Share by which more than the demand is planned for.",
     )
     spare_hosts: int = Field(
         default=0,

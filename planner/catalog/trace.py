@@ -52,6 +52,9 @@ MOST_UNNAMED_S = 5 * WEEK_S
 """Numbers without a heading are seconds up to this: of a day in milliseconds all but the first 50
 minutes lie above."""
 
+MOMENT_S = 1e-9
+"""In place of no time at all."""
+
 BURSTY = 1.5
 """Variance over mean above which a trace is said to come in bursts."""
 
@@ -80,33 +83,68 @@ class Trace:
         """
         first = int(self.arrivals_s[0] // slot_s)
         counts = self._counts(slot_s, window_s)
-        period_s = WEEK_S if len(counts) * slot_s >= WEEK_S else DAY_S
-        period = round(period_s / slot_s)
+        period = self._period(len(counts), slot_s)
         if len(counts) < period:
             raise ConfigError(
                 f"{self.path}: covers {len(counts) * slot_s / 3600:g} h; expected arrivals in "
                 "every hour of a day, from 00:00 to 24:00 UTC, or of a week"
             )
-        if self._goes_round(len(counts), slot_s):
-            # It ends in the slot in which it began, of which each end has a part.
-            counts[0] += counts[-1]
-            counts = counts[:-1]
-        rates = counts.max(axis=1) / window_s
+        once = len(counts) <= period + 1
+        rates = self._once(counts, slot_s) if once else counts.max(axis=1) / window_s
         slots = first + np.arange(len(rates))
         busiest = np.zeros(period)
         np.maximum.at(busiest, slots % period, rates)
         return busiest
 
     def mean_qps(self, slot_s: float) -> float:
-        """Requests/s in the mean over the slots that it covers, no busiest ones chosen."""
-        slots = len(self._counts(slot_s, slot_s))
-        return len(self.arrivals_s) / ((slots - self._goes_round(slots, slot_s)) * slot_s)
+        """Requests/s in the mean over the time that it covers, no busiest slots chosen.
 
-    def _goes_round(self, slots: int, slot_s: float) -> bool:
-        """Whether a whole day (week) ends in the slot of it in which it began."""
-        long_s = float(self.arrivals_s[-1] - self.arrivals_s[0])
-        period_s = WEEK_S if slots * slot_s >= WEEK_S else DAY_S
-        return slots == round(period_s / slot_s) + 1 and long_s <= period_s
+        Raises:
+            ConfigError: as `qps`.
+        """
+        slots = len(self._counts(slot_s, slot_s))
+        if slots <= self._period(slots, slot_s) + 1:
+            return float(self.qps(slot_s, slot_s).mean())
+        return (len(self.arrivals_s) - 1) / float(self.arrivals_s[-1] - self.arrivals_s[0])
+
+    @staticmethod
+    def _period(slots: int, slot_s: float) -> int:
+        """Slots of a day, or of a week where there are as many."""
+        return round((WEEK_S if slots * slot_s >= WEEK_S else DAY_S) / slot_s)
+
+    def _once(self, counts: FloatArray, slot_s: float) -> FloatArray:
+        """Requests/s of the slots of one day (week), the parts at its ends made whole.
+
+        It ends in the slot in which it began, of which each end has a part, or in the one before.
+        A part's arrivals are divided by the time that it covers. Where that is less than half, few
+        arrivals say little of their rate: then only up to that of the slots beside it.
+        """
+        slots, windows = counts.shape
+        window_s = slot_s / windows
+        starts = window_s * np.arange(windows)
+        begun_s, ended_s = self.arrivals_s[0] % slot_s, self.arrivals_s[-1] % slot_s
+        covered = np.full(counts.shape, window_s)
+        covered[0] = np.clip(starts + window_s - begun_s, 0, window_s)
+        covered[-1] = np.clip(ended_s - starts, 0, window_s)
+        # The arrivals that mark the ends lie at the edge of the time, not within it.
+        within = counts.copy()
+        within[0, min(int(begun_s / window_s), windows - 1)] -= 1
+        within[-1, min(int(ended_s / window_s), windows - 1)] -= 1
+        ends = [0, slots - 1]
+        if slots > self._period(slots, slot_s):
+            again = self.arrivals_s[-1] - self.arrivals_s[0] > (slots - 1) * slot_s
+            # Where it goes on into what it has already, that is no more in the same time.
+            once = np.maximum(counts[0], counts[-1]) if again else counts[0] + counts[-1]
+            counts = np.vstack([once, counts[1:-1]])
+            within, covered = (np.vstack([x[0] + x[-1], x[1:-1]]) for x in (within, covered))
+            ends = [0]
+        rates = counts.max(axis=1) / window_s
+        beside = np.maximum(np.roll(rates, 1), np.roll(rates, -1))
+        for end in ends:
+            known = (within[end] / np.maximum(covered[end], window_s / 2)).max()
+            part = (within[end] / np.maximum(covered[end], MOMENT_S)).max()
+            rates[end] = max(rates[end], known, min(part, beside[end]))
+        return np.asarray(rates)
 
     def dispersion(self, slot_s: float) -> float:
         """Variance of the counts by minute over their mean, in slots: 1 for Poisson arrivals."""
@@ -134,12 +172,15 @@ class Trace:
         return text
 
     def _counts(self, slot_s: float, window_s: float) -> FloatArray:
-        """Arrivals by slot and window, from the first arrival's slot to the last's."""
+        """Arrivals by slot and window, from the first arrival's slot to the last's.
+
+        A window that does not divide the slot is made to.
+        """
         first = self.arrivals_s[0] // slot_s
         slots = int(self.arrivals_s[-1] // slot_s - first) + 1
         windows = round(slot_s / window_s)
         since = self.arrivals_s - first * slot_s
-        index = np.minimum((since / window_s).astype(int), slots * windows - 1)
+        index = np.minimum((since / (slot_s / windows)).astype(int), slots * windows - 1)
         counts = np.bincount(index, minlength=slots * windows).astype(float)
         return counts.reshape(slots, windows)
 
@@ -179,6 +220,11 @@ def read_trace(path: Path) -> Trace:
         if not 0 <= value < inf:
             raise ConfigError(f"{where}: expected a time from zero up, got {cell!r}")
         if clock is None:
+            if unit == NO_HEADING and not stamped and any(_time(c.strip())[1] for c in row):
+                raise ConfigError(
+                    f"{where}: the first column has numbers and another timestamps; expected a "
+                    f"heading that names the times: {COLUMNS[0]}"
+                )
             clock = _clock(value, stamped, unit, where)
         if stamped != clock.stamped:
             raise ConfigError(f"{where}: expected all lines as numbers, or all as timestamps")
@@ -186,9 +232,14 @@ def read_trace(path: Path) -> Trace:
         if times and seconds < times[-1]:
             raise ConfigError(f"{where}: {cell} is earlier than the line before; sort the arrivals")
         if seconds > clock.most_s:
+            expected = (
+                "a year at most"
+                if clock.stamped
+                else f"other units, named in the heading: {NAMES_WITH_UNIT}"
+            )
             raise ConfigError(
                 f"{where}: {cell} is {seconds / WEEK_S:,.0f} weeks from the Monday before the "
-                f"first arrival; expected other units, named in the heading: {NAMES_WITH_UNIT}"
+                f"first arrival; expected {expected}"
             )
         times.append(seconds)
     if not times:
@@ -216,7 +267,7 @@ class _Clock:
 def _clock(first: float, stamped: bool, unit: str, where: str) -> _Clock:
     """Of a trace's first time; of its heading, the unit."""
     if stamped:
-        return _Clock(True, 1.0, _monday(first), inf)
+        return _Clock(True, 1.0, _monday(first), YEAR_S + WEEK_S)
     for scale in [UNITS[unit]] if unit in UNITS else UNITS.values():
         if EPOCHS_S[0] <= first * scale < EPOCHS_S[1]:
             return _Clock(False, scale, _monday(first * scale), YEAR_S)

@@ -20,7 +20,8 @@ from planner.deploy.engine import (
     step_budget,
 )
 from planner.deploy.flags import ADDRESS, LEADER, RANK, Flags
-from planner.deploy.intent import PORT, STARTUP_S, PoolSpec, Rollout, layout_row
+from planner.deploy.intent import PORT, STARTUP_S, Gap, PoolSpec, Rollout, layout_row
+from planner.target import takes_step
 
 NIXL_PORT = 5600
 """Of the side channel on which NIXL's agents find each other."""
@@ -122,6 +123,22 @@ class Vllm(Engine):
             drafts,
         )
 
+    def gaps(self, rollout: Rollout, pool: PoolSpec) -> list[Gap]:
+        """Besides the common ones: chunks that are small beside the sequences of all stages."""
+        found = super().gaps(rollout, pool)
+        chunk, stages = pool.chunk_tokens, pool.degree("pp")
+        sizes = {"stages": stages, "batch": pool.batch, "drafts": pool.draft_tokens}
+        if chunk is not None and not takes_step(self.name, chunk=chunk, **sizes):
+            least = _most_tokens(rollout, pool) - pool.decode_tokens
+            found.append(
+                Gap(
+                    f"{pool.role}: chunks of {chunk} tokens beside {pool.batch} sequences in each "
+                    f"of {stages} stages (a step takes no fewer tokens than there are sequences)",
+                    f"chunks of {least} tokens",
+                )
+            )
+        return found
+
     def conditions(self, rollout: Rollout, pool: PoolSpec) -> list[str]:
         """Besides the common ones: what NIXL compares when two servers meet."""
         found = super().conditions(rollout, pool)
@@ -185,8 +202,8 @@ def _flags(engine: Vllm, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
         if overlaps
         else None,
         "--max-model-len": rollout.longest,
-        "--max-num-seqs": pool.batch * pool.degree("pp"),
-        "--max-num-batched-tokens": step_budget(rollout, pool),
+        "--max-num-seqs": _sequences(pool),
+        "--max-num-batched-tokens": _most_tokens(rollout, pool),
         "--gpu-memory-utilization": planned_share(pool, "reserve", "fragmentation"),
         "--kv-cache-dtype": "fp8" if precision.kv == "fp8" else "auto" if native else "bfloat16",
         "--quantization": engine.quantization(rollout, pool),
@@ -198,6 +215,16 @@ def _flags(engine: Vllm, rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:
         "--speculative-config": _speculation(pool),
         "--kv-transfer-config": _connector(rollout, pool) if rollout.disaggregated else None,
     }
+
+
+def _sequences(pool: PoolSpec) -> int:
+    """Of one engine, in all its stages."""
+    return pool.batch * pool.degree("pp")
+
+
+def _most_tokens(rollout: Rollout, pool: PoolSpec) -> int:
+    """Of one step; vLLM refuses fewer than it has sequences."""
+    return max(step_budget(rollout, pool), _sequences(pool))
 
 
 def _connector(rollout: Rollout, pool: PoolSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,17 @@ def read_results(path: Path, benchmark: int | None = None) -> Measured:
     text = read_text(path, "JSON or CSV")
     try:
         if path.suffix == ".csv":
-            return _exported_table(text)
-        return _from_json(_parsed(text, path), benchmark)
+            return _timed(_exported_table(text))
+        return _timed(_from_json(_parsed(text, path), benchmark))
     except ConfigError as error:
         raise error.in_source(str(path)) from None
     except InputError as error:
         raise ConfigError(str(error), source=str(path)) from None
+
+
+def _timed(found: Measured) -> Measured:
+    """Without a time per output token where that is zero: answers of one token have none."""
+    return found if found.ttit.get("mean") else replace(found, ttit={})
 
 
 def _parsed(text: str, path: Path) -> Any:

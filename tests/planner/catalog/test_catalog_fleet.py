@@ -77,6 +77,39 @@ def test_racks_of_72_are_shared_too(catalog_file: CatalogFile) -> None:
     assert [(h.hosts, h.used_devices) for h in found.hosts] == [(1, 32)]
 
 
+def rack_of(*pools: tuple[int, int]) -> dict[str, Any]:
+    """A fleet on one rack of 72: devices of a replica and replicas, of each pool."""
+    found = fleet("gb200_nvl72", 8, 1)
+    found["hosts"][0] |= {"devices_per_host": 72, "hosts": 1}
+    found["pools"] = [
+        {"device": "gb200_nvl72", "devices_per_replica": world, "replicas": replicas}
+        for world, replicas in pools
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("services", "racks"),
+    [
+        ([[(8, 1), (16, 1)]], 1),  # as the service by itself has them
+        ([[(4, 3), (16, 1)], [(64, 1)]], 2),
+        ([[(16, 1)]] * 4 + [[(8, 1)]], 1),
+        ([[(16, 1)]] * 5, 2),
+        ([[(64, 1), (8, 1)]], 1),
+        ([[(32, 2)], [(4, 2)]], 1),
+    ],
+)
+def test_what_does_not_divide_a_rack_leaves_the_rest_of_it_to_others(
+    catalog_file: CatalogFile, services: list[list[tuple[int, int]]], racks: int
+) -> None:
+    """A rack of 72 holds four replicas of 16, and 8 devices beside them."""
+    named = {f"s{i}": pools for i, pools in enumerate(services)}
+    path = catalog_file(services={name: {"devices": ["gb200_nvl72"]} for name in named})
+    results = [result(name, rack_of(*pools)) for name, pools in named.items()]
+    found = plan_fleet(load_catalog(path)[0], results)
+    assert [h.hosts for h in found.hosts] == [racks]
+
+
 def test_scarce_devices_and_the_way_out(catalog_file: CatalogFile) -> None:
     results = [
         result("a", fleet("h100_sxm", 8, 2), fleet("a100_sxm", 8, 6)),
@@ -245,9 +278,12 @@ def test_a_catalog_from_the_command_line(catalog_file: CatalogFile, tmp_path: Pa
     said = planner("fleet", path, "--results", out, "--current", written, "--workers", 1)
     assert "moved" in said.stdout
     assert "note" not in said.stderr
-    written.write_text(yaml.safe_dump({"services": {"chat": {}, "serch": {"h100_sxm": 8}}}))
+    written.write_text(
+        yaml.safe_dump({"services": {"chat": {"h100": 8}, "serch": {"h100_sxm": 8}}})
+    )
     said = planner("fleet", path, "--results", out, "--current", written, "--workers", 1)
     assert f"note: {written}: no service of the catalog is called serch; left aside" in said.stderr
+    assert f"note: {written}: unknown device 'h100'" in said.stderr
     assert [s["moved_devices"] for s in data["services"]] != [0, 0]
 
 
@@ -262,6 +298,11 @@ def test_a_catalog_from_the_command_line(catalog_file: CatalogFile, tmp_path: Pa
         ),
         (["--current", "today.yaml"], "hours: 3\n", "expected `services`"),
         (["--current", "today.yaml"], "services: {}\nhours: 0\n", "today.yaml:2: hours"),
+        (
+            ["--current", "today.yaml"],
+            "services: {}\nusd_per_moved_device: .inf\n",
+            "today.yaml:2: usd_per_moved_device: expected a number from 0, got inf",
+        ),
         (["--search", "guess"], None, "expected exhaustive or tpe"),
     ],
 )

@@ -151,6 +151,42 @@ def test_a_day_from_any_minute_counts_each_hour_once(start_s: int) -> None:
     assert longer.qps(3600.0, 3600.0) == pytest.approx(np.full(24, 1 / 60))
 
 
+@pytest.mark.parametrize("days", [1, 2, 7])
+@pytest.mark.parametrize("window_s", [3600.0, 300.0])
+@given(start_s=st.integers(0, 86399), more_s=st.integers(-3000, 3000))
+def test_a_trace_may_begin_and_end_at_any_moment(
+    days: int, window_s: float, start_s: int, more_s: int
+) -> None:
+    """Ten requests/s at all times are ten in every hour, and in the mean."""
+    arrivals = start_s + np.arange(0.0, days * 86400 + more_s, 10.0)
+    trace = Trace(HERE, arrivals)
+    found = trace.qps(3600.0, window_s)
+    assert len(found) in (24, 168)
+    assert found == pytest.approx(np.full(len(found), 0.1), rel=0.04)
+    assert trace.mean_qps(3600.0) == pytest.approx(0.1, rel=0.01)
+
+
+def test_the_parts_of_an_hour_at_both_ends_are_put_together() -> None:
+    """Of the hour from 10:00, whose rate is twice the others', 24 h 6 min see two parts."""
+    rate = np.where(np.arange(24) == 10, 0.2, 0.1)
+    every_s = np.arange(10.5 * 3600, 34.6 * 3600, 5.0)
+    arrivals = every_s[(rate[(every_s // 3600).astype(int) % 24] > 0.1) | (every_s % 10 == 0)]
+    found = Trace(HERE, arrivals).qps(3600.0, 3600.0)
+    assert found[10] == pytest.approx(0.2, rel=0.01)
+    assert found[9] == found[11] == pytest.approx(0.1)
+
+
+def test_a_single_arrival_at_an_end_is_no_rush() -> None:
+    hour = np.arange(3600.0, 86400.0, 10.0)
+    assert Trace(HERE, np.append(3599.9, hour)).qps(3600.0, 3600.0)[0] == 1 / 3600
+    assert Trace(HERE, np.append([3599.8, 3599.9], hour)).qps(3600.0, 3600.0)[0] == 0.1
+
+
+def test_slots_of_no_whole_minutes_are_described_too() -> None:
+    """Eight slots an hour, of 7.5 min: none has more arrivals than another."""
+    assert "busiest slot 1.00 and" in Trace(HERE, np.arange(0.0, 86400.0, 1.0)).describe(450.0)
+
+
 def test_bursts_are_told_from_poisson_arrivals() -> None:
     rng = np.random.default_rng(1)
     even = Trace(Path("even.csv"), np.sort(rng.uniform(0, 86400, 20000)))
@@ -189,6 +225,12 @@ def test_bursts_are_told_from_poisson_arrivals() -> None:
         (['{"timestamp": 0}'], "arrivals.csv:1: expected times, or a comma-separated heading"),
         (["05/01/2026 08:30"], "arrivals.csv:1: expected times, or a comma-separated heading"),
         (["tokens,ts", "5"], "arrivals.csv:2: expected a number or a timestamp"),
+        (["17,2026-01-05T08:30:00Z"], "arrivals.csv:1: the first column has numbers and another"),
+        (
+            ["2026-01-05T08:30:00Z", "2062-01-05T08:31:00Z"],
+            "arrivals.csv:2: 2062-01-05T08:31:00Z is 1,878 weeks from the Monday before the first "
+            "arrival; expected a year at most",
+        ),
     ],
 )
 def test_bad_traces(tmp_path: Path, lines: list[object], said: str) -> None:

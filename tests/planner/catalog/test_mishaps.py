@@ -150,6 +150,22 @@ def test_a_scheduler_that_is_lost_on_the_way() -> None:
         lose(cluster)
 
 
+def test_workers_that_are_killed_over_the_same_work() -> None:
+    import dask
+    from distributed import LocalCluster
+
+    def kill(cluster: Any) -> None:
+        with dask_cluster(cluster.scheduler_address) as (executor, _):
+            executor.submit(os._exit, 1).result()
+
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        pytest.raises(ConfigError, match="workers were killed over the same services, 1 in a row"),
+    ):
+        kill(cluster)
+
+
 def test_a_process_that_is_killed() -> None:
     with (
         pytest.raises(ConfigError, match="one of 1 processes was killed"),

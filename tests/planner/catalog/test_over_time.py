@@ -357,6 +357,20 @@ def test_a_schedule_is_todays_fleet_to_move_from(tmp_path: Path) -> None:
     assert read_current(path).devices == {"0": {"h100_sxm": 32}}
 
 
+def test_moving_is_paid_for_once(catalog_file: CatalogFile) -> None:
+    """3,600 USD for 6 devices, over 100 hours: a year has them once, and a day 24 hours' worth."""
+    path = catalog_file(
+        services={"0": {}}, prices={"h100_sxm": {"reserved": 3.0, "on_demand": 4.0}}
+    )
+    plan = {"best": fleet(3, 2), "alternatives": []}
+    current = Current({}, usd_per_moved_device=600.0, hours=100.0)
+    found = plan_over_time(load_catalog(path)[0], [Result("0", "", plan, "")], current=current)
+    assert found.usd_per_hour == pytest.approx(24.0 + 36.0)
+    assert found.usd_per_day == pytest.approx(24 * 60.0)
+    assert found.usd_per_month == pytest.approx(730 * 24.0 + 3600.0)
+    assert found.usd_per_year == pytest.approx(8760 * 24.0 + 3600.0)
+
+
 def test_moving_has_its_price_over_time(tmp_path: Path) -> None:
     """Staying on two devices for each replica, rather than moving to one."""
     one = service("0", DAY)

@@ -318,8 +318,8 @@ def test_what_is_improved_costs_no_less_with_another_family_of_one_service(
     program = Program([replace(s, inventory=None) for s in supplies], rentals, services)
 
     def price(chosen: np.ndarray) -> float:
-        taken = program.used[:, chosen].sum(axis=1).T[:, :, None]
-        hosts = sum(program.prices(devices, k)[0] for k, devices in enumerate(taken))
+        taken = program.used[:, chosen].sum(axis=1)[:, :, None]
+        hosts = sum(program.prices(taken[:, k], k)[0] for k in range(taken.shape[1]))
         return float(hosts + program.besides[chosen].sum())
 
     rng = np.random.default_rng(seed)

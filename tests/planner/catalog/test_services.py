@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,9 @@ def test_services_that_cannot_be_like_others(
         ({"services": [{"name": "a"}]}, "expected a mapping of names"),
         ({"services": {"a": {}}, "inventory": {"h100_sxm": -8}}, "greater than or equal to 0"),
         ({"services": {"a": {}}, "inventory": {"h100_sxm": {"eu": -8}}}, "greater than or equal"),
+        ({"services": {"a": {}}, "inventory": {"h100_sxm": True}}, "a valid integer"),
         ({"services": {"a": {}}, "headroom": -0.1}, "greater than or equal to 0"),
+        ({"services": {"a": {}}, "headroom": inf}, "finite number"),
         ({"services": {"a": {"region": "total"}}}, "a: expected another name of a region"),
         ({"services": {"a": {}}, "inventory": {"h100_sxm": {"": 8}}}, "at least 1 character"),
         ({"services": {"a": {}}, "together": [["a", "x"]]}, "no service is called 'x'"),

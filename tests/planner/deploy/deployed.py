@@ -100,13 +100,14 @@ def rollouts(draw: st.DrawFn, engine: str) -> Rollout:
         layout = possible[np.array([draw(st.integers(0, len(possible) - 1))])]
         tp = int(layout.tp_a[0])
         drafting = Drafting(drafts, drafter, tp) if drafts else None
+        batch, chunk = draw(st.integers(1, 512)), draw(st.sampled_from((256, 1024, 16384)))
+        if engine == "vllm":  # which takes no smaller ones beside so many sequences
+            chunk = max(chunk, batch * (int(layout.pp[0]) - 1))
         pool = pool_of(
             layout,
             role=role,
-            batch=draw(st.integers(1, 512)),
-            chunk_tokens=draw(st.sampled_from((256, 1024, 16384)))
-            if role == "continuous"
-            else None,
+            batch=batch,
+            chunk_tokens=chunk if role == "continuous" else None,
             drafting=drafting,
             replicas=draw(st.integers(1, 3)),
             precision=precision,

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from perfmodel.errors import InputError
 from perfmodel.layout import parse_layout
+from perfmodel.precision import Precision
 from planner.cli import app
 from planner.deploy import ENGINES, InexpressibleError, deployment
 from planner.deploy.intent import layout_row, read_rollout, stored_formats
@@ -52,6 +53,18 @@ def test_a_plan_for_a_target_deploys_exactly(
                 same(rollout, pool, yaml.safe_load(files[f"config/{pool.role}.yaml"]))
             elif script:
                 same(rollout, pool, in_script(script))
+
+
+def test_chunks_follow_the_target(space_of: Callable[..., Any]) -> None:
+    """Pipelines of vLLM have chunks of at least the other stages' sequences; others' need not."""
+    least = {}
+    long = {"input_tokens": 100, "output_tokens": 1000}
+    for target in ("vllm", "sglang"):
+        space = space_of(target=target, slo={}, workload=long)
+        (offer,), layout = space.problem.offers, layout_row(pp=4)
+        found = space.evaluate("continuous", offer, Precision(), layout)
+        least[target] = (found.chunk - 3 * found.batch).min()
+    assert least["vllm"] >= 0 > least["sglang"]
 
 
 def test_a_target_sets_the_engine_and_keeps_encoders_with_prompts(

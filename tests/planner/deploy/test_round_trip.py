@@ -178,6 +178,20 @@ def test_a_step_holds_the_planned_tokens(engine: str) -> None:
         assert (flags["max_batch_size"], flags["max_num_tokens"]) == (12, 1036)
 
 
+def test_vllm_takes_no_fewer_tokens_in_a_step_than_it_has_sequences() -> None:
+    """`SchedulerConfig` refuses less: 8 stages of 80 are 640, a chunk of 256 and decodes 336."""
+    vllm = ENGINES["vllm"]
+    pool = pool_of(layout_row(tp_a=2, tp_f=2, pp=8), batch=80, chunk_tokens=256)
+    rollout = rollout_of("vllm", pool)
+    flags = vllm.launch(rollout, pool).flags
+    assert (flags["--max-num-seqs"], flags["--max-num-batched-tokens"]) == (640, 640)
+    (gap,) = vllm.gaps(rollout, pool)
+    assert "chunks of 256 tokens" in gap.what
+    assert gap.nearest == "chunks of 560 tokens"
+    assert vllm.gaps(rollout, replace(pool, chunk_tokens=560)) == []
+    assert ENGINES["sglang"].gaps(rollout, pool) == []
+
+
 @pytest.mark.parametrize("engine", ["vllm", "sglang"])
 def test_every_host_of_a_replica_starts_its_part(engine: str) -> None:
     pool = pool_of(layout_row(tp_a=16, tp_f=16), host_devices=8)

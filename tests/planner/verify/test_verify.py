@@ -55,6 +55,14 @@ def test_results_appended_line_by_line_count_the_last(tmp_path: Path) -> None:
     assert read_results(written(tmp_path, "\n".join(lines) + "\n")).qps == 2.0
 
 
+@pytest.mark.parametrize("tool", [*JSON_FORMS, "CSV"])
+def test_answers_of_one_token_have_no_time_between_tokens(tool: str, tmp_path: Path) -> None:
+    seen = run(output=1.0, ttit=0.0, ttit_p99=0.0, e2e=0.12)
+    path = tmp_path / ("bench.csv" if tool == "CSV" else "bench.json")
+    written(tmp_path, table(seen) if tool == "CSV" else JSON_FORMS[tool](seen), path.name)
+    assert read_results(path).ttit == {}
+
+
 def test_a_file_of_several_benchmarks(tmp_path: Path) -> None:
     path = written(tmp_path, guidellm(run()))
     assert read_results(path, 1).qps == pytest.approx(19.8)
@@ -124,7 +132,7 @@ def planned(solved: Callable[..., Plan], problem_of: Callable[..., Problem]) -> 
         failed=0,
         ttft={"mean": ttft, "p50": ttft - waiting},
         ttit={"mean": plan.ttit_at_load_s},
-        e2e={"mean": ttft + 100 * plan.ttit_at_load_s},
+        e2e={"mean": ttft + 99 * plan.ttit_at_load_s},
     )
     return plan, problem, seen
 
