@@ -98,54 +98,6 @@ CASES = (
 )  # fmt: skip
 
 
-NOTES: dict[str, tuple[str, ...]] = {
-    "llama-70b": (
-        "Same tables, same steps: within 2 %, 5.5 % for small mixed steps. The peer's answer is "
-        "these steps times its corrections: prefill x1.1, decode x1.08, TTFT x1.8 again, prefill "
-        "capacity x0.9, decode x0.92. Poisson queueing at its rate costs 1.13 here, not 1.8.",
-        "Our decode batch is the largest that the TTIT target admits; 60 % of it would do for "
-        "the same rate. TTIT is reported with every slot taken, which overstates it.",
-    ),
-    "llama-405b": (
-        "What binds in the peer: its own prefill step (TP8, one prompt) takes 365 ms, but counts "
-        "as 365 x 1.1 x 1.8 = 723 ms; continuous TTFT is 1.9 such steps at least. Both tools "
-        "agree on the step to 0.1 %.",
-        "Across hosts (TP16) they differ by the all-reduce. Large: one of 67 MB takes 3.1 ms in "
-        "the peer, 0.54 ms in ours; eight NICs of 50 GB/s per host carry the ring in 0.32 ms, "
-        "so the peer counts one NIC of eight. Small: 107 against 22 us for 295 kB; two hosts "
-        "under NCCL are usually between. Ours is then optimistic: measure before buying.",
-    ),
-    "qwen3-235b": (
-        "Experts: the peer takes the table of routing skew 1.2, we that of 1.01; end-to-end "
-        "measurements (86 rows, H100, TP4 and TP8) do not tell them apart: median error of TPOT "
-        "+9 % and -3 % with 1.01, +8 % and -6 % with 1.2.",
-        "Communication under attention DP: the peer takes NCCL's all-gather and reduce-scatter of "
-        "all tokens in bf16; we dispatch them in fp8 to their experts. The engine's own choice "
-        "decides; no measured row here has DP.",
-        "Its rate lies below ours mostly by x1.08 on a steep TTIT curve (64 sequences, not 96).",
-    ),
-    "deepseek-v3": (
-        "Dispatch and combine over two hosts: the peer reports that it used measurements of one "
-        "host (EP8). Its 95 ms lie below the 99 ms that the NICs alone need for the bytes at line "
-        "rate; ours (173 ms, no overlap of NVLink and NICs) is nearer, and an upper estimate. "
-        "Experts at 64,000 tokens: both extrapolate a table that ends at 16,384.",
-    ),
-    "qwen3-32b": (
-        "The peer's continuous plan breaks the target by its own steps: 5 mixed of 932 ms and "
-        "295 of 52 ms are 66.7 ms per token on average; it counts 2 of the 5 (the engine drains "
-        "for three steps, it says) and reports 58.0. Hence 4.0 req/s there, 3.6 here.",
-    ),
-    "gpt-oss-120b": (
-        "On Blackwell the experts multiply mxfp4 weights with mxfp8 activations in both tools. "
-        "With bf16 activations the same tables give 249 ms of prefill and, over 52 measured "
-        "rows of this model on B200, 2.4 times the measured TPOT; with mxfp8, 1.03 times.",
-        "Decode at EP8: measured expert times depend on the routing in the wrong order (balanced "
-        "8.4, skew 1.01 5.7, skew 1.2 3.4 ms for 1,536 tokens): noise of the table, not a model.",
-        "Experts under TP are not in the table: our plan's decode is extrapolated there.",
-    ),
-}
-
-
 # --- the two tools -----------------------------------------------------------------------
 
 
@@ -345,8 +297,6 @@ def show(result: dict[str, Any], console: Console) -> None:
         f"wall time, whole command: ours {wall['ours']:.1f} s, peer {wall['peer']:.1f} s; "
         f"search alone: ours {seconds:.1f} s, peer {peer['search_s']:.1f} s"
     )
-    for note in NOTES.get(query["name"], ()):
-        console.print(f"note: {note}")
 
 
 def figures(name: str, plan: dict[str, Any]) -> list[str]:
