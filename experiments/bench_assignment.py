@@ -70,6 +70,9 @@ from planner.catalog.scheduling import schedule
 RESULTS = Path(__file__).parent / "results"
 SEEDS = 20
 SERVICES = 200
+DAYS = 3
+"""Seeds whose demand over a day is scheduled too."""
+
 SLACKS = {"tight": 0.1, "less so": 0.5}
 """By how much inventories exceed the least that suffices."""
 
@@ -351,7 +354,7 @@ def scheduled(seed: int, choices: Choices) -> dict[str, Any]:
         [Rental((r.usd_per_host_hour or 0.0) / n) for r, n in zip(rentals, size, strict=True)],
         [[Family(f.hosts * size, f.devices)] for f in chosen],
     )
-    taken = single.used.sum(axis=1).T[:, :, None]
+    taken = single.used.sum(axis=1)
     return {
         "seed": seed,
         "families": sum(map(len, services)),
@@ -359,7 +362,7 @@ def scheduled(seed: int, choices: Choices) -> dict[str, Any]:
         "gap": found.gap,
         "seconds": found.seconds,
         "by_single_devices_usd_per_hour": float(
-            sum(single.prices(devices, k)[0] for k, devices in enumerate(taken))
+            sum(single.prices(taken[:, None, k], k)[0] for k in range(single.kinds))
         ),
     }
 
@@ -503,6 +506,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--services", type=int, default=SERVICES)
+    parser.add_argument("--days", type=int, default=DAYS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument(
         "--results", type=Path, default=Path(tempfile.gettempdir()) / "bench_assignment"
@@ -526,7 +530,8 @@ def main() -> None:
             for service, key in zip(found.services, keys, strict=True)
         ]
         choices = open_choices(found, results)
-        days.append(scheduled(seed, choices))
+        if seed < options.days:
+            days.append(scheduled(seed, choices))
         rows += compared(seed, choices, options.workers)
     report(rows, console)
     for day in days:
