@@ -94,7 +94,7 @@ NEUTRAL = Correction()
 
 
 def operator_kind(name: str, module: str) -> str:
-    """Which constant an operator call is subject to: communication, routed, shared or other.
+    """What an operator call is: communication, routed or shared experts, or other.
 
     The draft module's operators are like those of a layer.
     """

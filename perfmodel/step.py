@@ -105,13 +105,12 @@ class StepModel:
         It is not below its roofline but for what is hidden.
         """
         correction = self.engine.correction
-        kind = operator_kind(call.name, call.module)
-        own = correction.operator_factor(kind)
+        own = correction.operator_factor(operator_kind(call.name, call.module))
         factors = own * correction.token_factor(work) * self.device.time_factor
         if np.all(factors == 1.0):
             return call
         time = call.time
-        floor = time.floor_s * own if kind == "shared" else time.floor_s
+        floor = time.floor_s * own
         seconds = np.maximum(time.seconds * factors, np.minimum(time.seconds, floor))
         return replace(call, time=replace(time, seconds=seconds, floor_s=floor))
 
