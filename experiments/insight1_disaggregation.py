@@ -40,9 +40,9 @@ from numpy.typing import NDArray
 from perfmodel.layout import format_layout
 from planner import figures
 from planner.candidates import Candidates
+from planner.choice import Pool
 from planner.evaluated import Evaluated
 from planner.large_fleet import large_fleets
-from planner.pairing import Pool
 from planner.query import Query
 from planner.resharding import best_alternating
 

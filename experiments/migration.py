@@ -41,8 +41,8 @@ from rich.table import Table
 from perfmodel.database import PerfStore
 from planner import figures
 from planner.candidates import Candidates
+from planner.choice import Choice, rank
 from planner.evaluated import Evaluated, evaluate
-from planner.pairing import Choice, rank
 from planner.query import Query
 from planner.query_workload import Slo
 

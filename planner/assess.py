@@ -11,10 +11,10 @@ from perfmodel.memory import TERMS, MemoryTerms
 from perfmodel.work import StepWork
 from planner import sizing
 from planner.candidates import Candidates, Role
+from planner.choice import Choice, Pool
 from planner.encoder_pool import EncoderPool
 from planner.energy import energy_plan
 from planner.large_fleet import LargeFleet
-from planner.pairing import Choice, Pool
 from planner.plan import EncoderPlan, FleetPlan, HostPlan, PoolPlan, TransferPlan, TtftPlan
 from planner.prefix import prefix_plan
 from planner.problem import Offer, Problem

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from perfmodel.traffic import Traffic
-from planner.pairing import Choice
+from planner.choice import Choice
 from planner.plan import PoolPlan
 from planner.plan_energy import EnergyPlan, PowerPlan
 from planner.problem import Offer

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from perfmodel.database import PerfStore
 from planner.candidates import Candidates
+from planner.choice import KINDS, Choice, rank
 from planner.encoder import apart, beside, fleets_with_encoder
-from planner.pairing import KINDS, Choice, cheapest_fleets, rank
+from planner.pairing import cheapest_fleets
 from planner.problem import Offer, Problem, alternatives, resolve
 from planner.query import DeviceChoice, Query
 from planner.query_workload import Slo, Target

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from perfmodel.layout import DEGREES, format_layout
+from planner.choice import KINDS
 from planner.dominance import nondominated
 from planner.evaluated import Evaluated
 from planner.large_fleet import (
@@ -22,7 +23,6 @@ from planner.large_fleet import (
     kind_of,
     usd_per_hour_per_qps,
 )
-from planner.pairing import KINDS
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,7 +83,7 @@ def front(
 
     Args:
         against: `ttit`, or `ttft` without waiting (`planner.large_fleet`).
-        kinds: of `planner.pairing.KINDS`.
+        kinds: of `planner.choice.KINDS`.
         by: a front for each kind and set of device types, or one for each kind.
 
     Returns:

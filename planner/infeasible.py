@@ -24,8 +24,9 @@ from perfmodel.precision import Precision
 from perfmodel.units import format_apart, format_bytes, format_count, format_time
 from perfmodel.work import StepWork, step_tokens
 from planner.candidates import Candidates, Role
+from planner.choice import Choice, rank
 from planner.dominance import nondominated
-from planner.pairing import Choice, cheapest_fleets, rank
+from planner.pairing import cheapest_fleets
 from planner.problem import Offer, Problem, supported
 from planner.query_workload import Slo, Target
 from planner.search import SearchResult

@@ -67,7 +67,7 @@ class LargeFleet:
 
     @property
     def kind(self) -> str:
-        """Of `planner.pairing.KINDS`."""
+        """Of `planner.choice.KINDS`."""
         return kind_of(self.devices)
 
     @property
@@ -104,7 +104,7 @@ class LargeFleet:
 
 
 def kind_of(devices: Sequence[str]) -> str:
-    """Of `planner.pairing.KINDS`, by the device types of the pools."""
+    """Of `planner.choice.KINDS`, by the device types of the pools."""
     return KINDS[0] if len(devices) == 1 else KINDS[1 + (len(set(devices)) > 1)]
 
 

@@ -27,8 +27,6 @@ from planner.choice import (
     pair_usd_per_hour,
     pool_usd_per_hour,
     preference,
-    rank,
-    unbeaten,
 )
 from planner.dominance import nondominated, reduce_decode
 from planner.margin import margins, preferred
@@ -430,16 +428,3 @@ def cheapest_fleets(
         decode = [c for c in candidates if c.role == "decode"]
         choices += best_pairs(problem, prefill, decode, qps, kinds)
     return choices
-
-
-__all__ = [
-    "KINDS",
-    "Choice",
-    "Pool",
-    "best_continuous",
-    "best_pairs",
-    "cheapest_fleets",
-    "make_choice",
-    "rank",
-    "unbeaten",
-]

@@ -11,7 +11,7 @@ from perfmodel import phases
 from perfmodel.memory import cache_bytes_on_device
 from perfmodel.prefix_cache import host_rate
 from perfmodel.work import StepWork
-from planner.pairing import Pool
+from planner.choice import Pool
 from planner.plan import PrefixPlan
 from planner.sweep import Space
 

@@ -14,8 +14,8 @@ from perfmodel.errors import InputError
 from perfmodel.layout import parse_layout
 from perfmodel.precision import Precision
 from planner.assess import role_of
+from planner.choice import Choice, Pool, make_choice
 from planner.encoder import apart, beside, encoder_pool
-from planner.pairing import Choice, Pool, make_choice
 from planner.plan import incomplete
 from planner.problem import alternatives, resolve
 from planner.query import Query

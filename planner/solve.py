@@ -10,6 +10,7 @@ from typing import Any
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from planner.assess import assess
+from planner.choice import KINDS, unbeaten
 from planner.encoder import apart
 from planner.evaluated import (
     Evaluated,
@@ -21,7 +22,6 @@ from planner.evaluated import (
 )
 from planner.infeasible import InfeasibleError, explain_infeasible
 from planner.notes import notes
-from planner.pairing import KINDS, unbeaten
 from planner.plan import FunnelPlan, Plan, SearchPlan
 from planner.problem import Problem, resolve
 from planner.query import Query

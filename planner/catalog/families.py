@@ -16,11 +16,12 @@ import numpy as np
 from planner.assess import assess
 from planner.catalog.demand import Demand
 from planner.catalog.placing import PoolUse, devices_of
+from planner.choice import Choice, unbeaten
 from planner.dominance import nondominated
 from planner.encoder import fleets_with_encoder
 from planner.evaluated import Evaluated, tier_of
 from planner.infeasible import InfeasibleError
-from planner.pairing import Choice, cheapest_fleets, unbeaten
+from planner.pairing import cheapest_fleets
 
 
 def families_of(evaluated: Evaluated, demand: Demand) -> dict[str, Any]:

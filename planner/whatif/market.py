@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from perfmodel.errors import InputError
+from planner.choice import KINDS, Choice
 from planner.evaluated import Evaluated
-from planner.pairing import KINDS, Choice
 from planner.plan import hosts_text
 from planner.query import Query
 from planner.whatif.fields import short_name

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from planner.choice import Choice
 from planner.evaluated import Evaluated
 from planner.infeasible import InfeasibleError
-from planner.pairing import Choice
 from planner.whatif.market import Line, Market, Segment, envelope, fleet_name
 
 LEAST_SHARE = 1e-4

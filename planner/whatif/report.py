@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from perfmodel.units import format_count, format_time
-from planner.pairing import Choice
+from planner.choice import Choice
 from planner.prices import format_usd
 from planner.report import means_lines
 from planner.whatif.grid import Grid

@@ -9,10 +9,10 @@ from typing import Any
 
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
+from planner.choice import Choice
 from planner.estimator_error import TimeError, time_error
 from planner.evaluated import Evaluated, Progress, evaluate
 from planner.infeasible import InfeasibleError
-from planner.pairing import Choice
 from planner.problem import resolve
 from planner.query import Query
 from planner.solve import groups

@@ -14,8 +14,8 @@ from typing import Any
 
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
+from planner.choice import Choice
 from planner.evaluated import Evaluated, Progress, evaluate
-from planner.pairing import Choice
 from planner.problem import resolve
 from planner.query import Query
 from planner.query_workload import Slo, Target

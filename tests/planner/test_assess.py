@@ -11,7 +11,7 @@ import pytest
 from perfmodel import phases
 from planner import assess
 from planner.candidates import Candidates
-from planner.pairing import Pool
+from planner.choice import Pool
 from planner.sweep import Space
 
 SpaceOf = Callable[..., Space]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from planner.choice import Pool, make_choice
 from planner.encoder import (
     ADMISSION_SHARE,
     apart,
@@ -16,7 +17,6 @@ from planner.encoder import (
     fleets_with_encoder,
 )
 from planner.encoder_pool import EncoderPool
-from planner.pairing import Pool, make_choice
 from planner.plan import Plan
 from planner.sweep import Space
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.traffic import Lengths, Traffic
+from planner.choice import Choice, Pool
 from planner.digest import question
 from planner.energy import energy_plan
 from planner.evaluated import evaluate
-from planner.pairing import Choice, Pool
 from planner.plan import FleetPlan, Plan
 from planner.problem import resolve
 from planner.query import Query

@@ -11,7 +11,8 @@ import pytest
 
 from planner import sizing
 from planner.candidates import Candidates
-from planner.pairing import Choice, Pool, best_continuous, cheapest_fleets, make_choice, rank
+from planner.choice import Choice, Pool, make_choice, rank
+from planner.pairing import best_continuous, cheapest_fleets
 from planner.plan import Plan
 from planner.problem import Problem
 from planner.transfer import receiver_replicas, sender_replicas, transfer_s

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perfmodel.errors import InputError
+from planner.choice import Choice
 from planner.evaluated import Evaluated
-from planner.pairing import Choice
 from planner.whatif.market import Line, Market, envelope
 
 NO_CHOICE = Choice((), ())

@@ -12,8 +12,8 @@ import pytest
 from perfmodel.database import PerfStore
 from perfmodel.errors import InputError
 from perfmodel.hardware import load_device
+from planner.choice import Choice
 from planner.estimator_error import _data, time_error
-from planner.pairing import Choice
 from planner.query import Query
 from planner.solve import solve
 from planner.whatif.fields import with_values
